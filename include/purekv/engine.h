@@ -1,0 +1,94 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "purekv/error.h"
+#include "purekv/media.h"
+#include "purekv/options.h"
+
+namespace purekv {
+
+struct EngineOptions {
+  std::string model_dir;
+  DeviceKind device = DeviceKind::kAuto;
+  ComputeType compute = ComputeType::kDefault;  ///< f32 on the CPU
+  int threads = 0;                              ///< 0: every core this process may use
+};
+
+/// Bytes of keys and values: the prompt's rows before and after compression, and the most alive
+/// at once, counted where memory is taken.
+struct KvReport {
+  std::int64_t bytes_full = 0, bytes_kept = 0, bytes_peak = 0;
+  std::int64_t rows = 0;                             ///< prompt rows
+  std::vector<std::vector<std::int64_t>> rows_kept;  ///< [layer][KV head]
+};
+
+struct Timing {
+  double load = 0, media = 0, vision = 0, prefill = 0, first_token = 0, per_token = 0;  ///< ms
+};
+
+struct Answer {
+  std::string text;                     ///< special tokens left out
+  std::vector<std::int32_t> output_ids; ///< final eos included
+  bool stopped = false;                 ///< true: eos; false: length
+  std::int64_t prompt_tokens = 0, video_tokens = 0;
+  std::vector<ClipInfo> media;
+  std::int64_t budget_rows = 0;         ///< B
+  std::int64_t window = 0;              ///< effective w
+  std::int64_t sparse_from = 0;         ///< effective first sparse layer
+  KvReport kv;
+  Timing time_ms;
+};
+
+/// What the engine tells its caller while it works. Every member may be empty.
+struct Progress {
+  std::function<void(std::string_view stage, std::int64_t done, std::int64_t total)> step;
+  std::function<void(std::string_view utf8)> text;  ///< whole code points of the answer
+  const std::atomic<bool>* stop = nullptr;          ///< set: Error(kInterrupted) soon after
+};
+
+/// One question about media in order; `ids` non-empty replaces the chat template: the prompt's
+/// ids with one pad id a medium.
+struct Question {
+  std::vector<std::unique_ptr<ClipSource>> media;
+  std::string text;
+  std::vector<std::int32_t> ids;
+};
+
+/// Sizes an inspect view prints.
+struct ModelSummary {
+  std::int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, hidden = 0, context = 0;
+  std::int64_t weight_bytes = 0;
+  std::int64_t kv_bytes_per_row = 0;  ///< all layers, this compute type
+};
+
+/// A loaded checkpoint that answers questions. Not thread-safe: one question at a time.
+class Engine {
+ public:
+  explicit Engine(const EngineOptions& options, const Progress& progress = {});
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+  ~Engine();
+
+  [[nodiscard]] const PreprocessConfig& preprocess() const;
+  [[nodiscard]] ModelSummary summary() const;
+  [[nodiscard]] DeviceKind device() const;
+
+  /// Prompt rows that `question` will take (text and visual). Consumes no frame.
+  [[nodiscard]] std::int64_t count_rows(const Question& question, const AskOptions& options) const;
+
+  /// Answers; throws Error. The engine stays usable afterwards.
+  Answer ask(Question question, const AskOptions& options, const Progress& progress = {});
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace purekv

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/matrix.h"
+#include "base/shape.h"
+#include "device/context.h"
+#include "flow/frame_table.h"
+#include "flow/kv_view.h"
+
+namespace purekv {
+
+/// Eq. 2 of the paper: softmax rows of the last `window` queries over all keys they see causally.
+struct WindowScoreParams {
+  HeadShape shape;
+  float scale = 0;
+  ConstMatrixView q;        ///< [l, heads * head_dim]
+  KvView kv;                ///< l rows
+  std::int64_t window = 0;  ///< w: the last w rows of q
+  bool row_max = false;     ///< over window rows: max, else sum
+  bool group_max = false;   ///< over a KV head's query heads: max, else mean
+  float* out = nullptr;     ///< [kv_heads, l - w]
+};
+
+/// C[k, j] over j < l - w. 2 w l head_dim heads FLOPs.
+void window_score(const Context& context, const WindowScoreParams& params);
+
+/// The frame-local block of methods.md 2.11: queries and keys of one token-frame, causal.
+struct FrameScoreParams {
+  HeadShape shape;
+  float scale = 0;
+  const FrameTable* table = nullptr;
+  ConstMatrixView q;           ///< [l, heads * head_dim]
+  KvView kv;                   ///< l rows
+  const float* lse = nullptr;  ///< [heads, l], for `self`
+  float* local = nullptr;      ///< [kv_heads, l]: own-frame softmax, max over rows and group; 0 in text
+  float* self = nullptr;       ///< [kv_heads, l]: the row's whole softmax, same maxima; may be null
+};
+
+void frame_score(const Context& context, const FrameScoreParams& params);
+
+/// Norms of values (eq. 3 and methods.md 2.11).
+struct ValueNormParams {
+  HeadShape shape;
+  KvView kv;                    ///< l rows
+  const float* gram = nullptr;  ///< [heads, d, d], for `out` and `nov`
+  const FrameTable* table = nullptr;  ///< for `nov`
+  float* l2 = nullptr;          ///< [kv_heads, l] ||v||, or null
+  float* out = nullptr;         ///< [kv_heads, l] mean_h ||W_o^h v||, or null
+  float* nov = nullptr;         ///< [kv_heads, l] mean_h ||W_o^h (v - v of the same cell before)||; 0 in text; null: none
+};
+
+void value_norm(const Context& context, const ValueNormParams& params);
+
+/// gram[h] = (W_o^h)^T W_o^h of one layer.
+struct GramParams {
+  HeadShape shape;
+  ConstMatrixView w_o;    ///< [hidden, heads * head_dim] f32, bf16 or f16
+  float* gram = nullptr;  ///< [heads, d, d]
+};
+
+void gram(const Context& context, const GramParams& params);
+
+}  // namespace purekv

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "device/context.h"
+#include "flow/keep_list.h"
+#include "flow/observation.h"
+#include "purekv/options.h"
+
+namespace purekv {
+
+/// The one place where a budget becomes rows (interfaces.md 2).
+struct ResolvedBudget {
+  std::int64_t rows = 0;      ///< B, text rows included where the base is the prompt
+  std::int64_t window = 0;    ///< effective w of the score asked for
+  bool compress = false;      ///< false: every row stays and nothing is scored
+};
+
+/// l = table.rows; throws Error(kUsage) on a budget that no prompt could satisfy.
+ResolvedBudget resolve_budget(const CompressionOptions& options, const FrameTable& table);
+
+/// Arrays of one layer for `--trace` (interfaces.md 4): name without layer and suffix
+/// ("window", "vnorm", "local", "self", "nov", "score"), [kv_heads, columns].
+using ScoreSink = std::function<void(std::string_view name, std::int64_t layer, const float* data,
+                                     std::int64_t kv_heads, std::int64_t columns)>;
+
+/// A method over the layers of one prompt: observation -> scores -> keep list. Holds what CLIE
+/// carries from layer c upwards.
+class Selector {
+ public:
+  Selector(const Context& context, const CompressionOptions& options, const FrameTable& table, ScoreSink sink = {});
+  ~Selector();
+  [[nodiscard]] const ResolvedBudget& budget() const;
+  /// Whether a layer's observation must carry the log-sum-exp.
+  [[nodiscard]] bool needs_lse(std::int64_t layer, std::int64_t layers) const;
+  /// Nothing where every row stays.
+  std::optional<KeepList> select(const Observation& observation);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace purekv
