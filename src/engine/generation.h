@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "device/buffer.h"
+#include "engine/prompt.h"
+#include "engine/state.h"
+#include "engine/trace.h"
+#include "flow/attention_plan.h"
+#include "purekv/engine.h"
+#include "select/selector.h"
+
+namespace purekv {
+
+/// One question from its media to its answer: the stages of the flow in order.
+class Generation {
+ public:
+  Generation(LoadedModel& model, Question question, const AskOptions& options, const Progress& progress);
+  Answer run();
+
+ private:
+  void plan();
+  void encode_media();
+  void encode_clip(std::size_t medium, class VisionTower& tower, NpyWriter* pixels);
+  void prefill();
+  void decode();
+  void report_cache();
+  void report_answer();
+
+  [[nodiscard]] std::optional<CompactionPlan> choose(const Observation& observation);
+  [[nodiscard]] ScoreSink score_sink() const;
+  void step(std::string_view stage, std::int64_t done, std::int64_t total) const;
+  void check_stop(std::string_view stage) const;
+
+  LoadedModel& model_;
+  Question question_;
+  const AskOptions& options_;
+  const Progress& progress_;
+  Trace trace_;
+  Answer answer_;
+  Prompt prompt_;
+  std::optional<Selector> selector_;
+  KvCache cache_;
+  Matrix hidden_;                ///< [l, hidden]
+  std::vector<float> logits_;    ///< [vocab] of the row that chooses the next token
+  std::vector<float> logit_rows_;  ///< [g, vocab] for the trace
+  std::chrono::steady_clock::time_point begin_;
+};
+
+}  // namespace purekv

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <optional>
+
+#include "device/context.h"
+#include "model/checkpoint.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "purekv/engine.h"
+#include "purekv/tokenizer.h"
+
+namespace purekv {
+
+/// A loaded model: everything that outlives a question.
+struct LoadedModel {
+  Context context;
+  ModelConfig config;
+  std::optional<Checkpoint> checkpoint;
+  LanguageWeights language;
+  VisionWeights vision;
+  std::optional<Tokenizer> tokenizer;
+  double load_ms = 0;
+};
+
+/// Device, threads and compute type of a set of options; throws Error(kResource) for a device that
+/// this build lacks.
+Context make_context(const EngineOptions& options);
+
+/// Bytes of one prompt row's keys and values in all layers.
+std::int64_t kv_row_bytes(const Context& context, const TextConfig& config);
+
+/// Bytes that a prefill of `rows` takes beside the weights: activations, one layer's KV scratch and
+/// the rows kept of every layer.
+std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std::int64_t rows, std::int64_t kept_rows,
+                           std::int64_t chunk);
+
+}  // namespace purekv

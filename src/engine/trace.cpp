@@ -1,0 +1,115 @@
+#include "engine/trace.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/fail.h"
+
+namespace purekv {
+
+NpyWriter::NpyWriter(const std::string& path, std::string_view dtype, const std::vector<std::int64_t>& shape)
+    : path_(path), file_(path, std::ios::binary | std::ios::trunc) {
+  std::string sizes;
+  for (const std::int64_t size : shape) sizes += fmt::format("{}, ", size);
+  if (shape.size() > 1) sizes.resize(sizes.size() - 2);
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}", dtype, sizes);
+  constexpr std::size_t kPreamble = 10;
+  constexpr std::size_t kAlign = 64;
+  header.append(kAlign - (kPreamble + header.size() + 1) % kAlign, ' ');
+  header += '\n';
+  const auto length = static_cast<std::uint16_t>(header.size());
+  const char magic[kPreamble] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<char>(length & 0xFFU),
+                                 static_cast<char>(length >> 8U)};
+  write(magic, kPreamble);
+  write(header.data(), static_cast<std::int64_t>(header.size()));
+}
+
+void NpyWriter::write(const void* data, std::int64_t bytes) {
+  file_.write(static_cast<const char*>(data), bytes);
+  if (!file_) fail(ErrorKind::kResource, "cannot write {}; check the folder and the space left on its disk", path_);
+}
+
+void NpyWriter::finish() {
+  file_.close();
+  if (file_.fail()) fail(ErrorKind::kResource, "cannot write {}; check the folder and the space left on its disk", path_);
+}
+
+Trace::Trace(std::string directory) : directory_(std::move(directory)) {
+  if (!on()) return;
+  std::error_code error;
+  std::filesystem::create_directories(directory_, error);
+  if (error || !std::filesystem::is_directory(directory_))
+    fail(ErrorKind::kResource, "cannot make the trace folder {}: {}; give a folder that can be written", directory_,
+         error ? error.message() : "a file is in the way");
+}
+
+std::string Trace::path(std::string_view name) const { return fmt::format("{}/{}.npy", directory_, name); }
+
+void Trace::floats(std::string_view name, const float* data, const std::vector<std::int64_t>& shape) const {
+  if (!on()) return;
+  std::int64_t count = 1;
+  for (const std::int64_t size : shape) count *= size;
+  NpyWriter file(path(name), "<f4", shape);
+  file.write(data, count * static_cast<std::int64_t>(sizeof(float)));
+  file.finish();
+}
+
+void Trace::layer_floats(std::string_view name, std::int64_t layer, const float* data,
+                         const std::vector<std::int64_t>& shape) const {
+  if (on()) floats(fmt::format("{}_{:02}", name, layer), data, shape);
+}
+
+void Trace::ids(std::string_view name, std::span<const std::int32_t> data,
+                const std::vector<std::int64_t>& shape) const {
+  if (!on()) return;
+  NpyWriter file(path(name), "<i4", shape);
+  file.write(data.data(), static_cast<std::int64_t>(data.size_bytes()));
+  file.finish();
+}
+
+void Trace::keep(std::int64_t layer, const KeepList& keep) const {
+  if (!on()) return;
+  std::size_t longest = 0;
+  for (const auto& slots : keep.slots) longest = std::max(longest, slots.size());
+  std::vector<std::int32_t> rows;
+  for (const auto& slots : keep.slots) {
+    rows.insert(rows.end(), slots.begin(), slots.end());
+    rows.insert(rows.end(), longest - slots.size(), -1);
+  }
+  ids(fmt::format("keep_{:02}", layer), rows,
+      {static_cast<std::int64_t>(keep.slots.size()), static_cast<std::int64_t>(longest)});
+}
+
+void Trace::prompt(const Prompt& prompt, const VisionConfig& vision, std::span<const ClipInfo> media) const {
+  if (!on()) return;
+  const auto rows = static_cast<std::int64_t>(prompt.ids.size());
+  ids("prompt_ids", prompt.ids, {rows});
+  std::vector<std::int32_t> axes;
+  for (const auto& axis : prompt.positions.axis) axes.insert(axes.end(), axis.begin(), axis.end());
+  ids("position_ids", axes, {3, rows});
+  nlohmann::ordered_json segments = {
+      {"prefix", prompt.table.prefix}, {"video", nlohmann::ordered_json::array()}, {"question_start", prompt.table.question_start}};
+  std::vector<std::int32_t> grids;
+  for (std::size_t i = 0; i < media.size(); ++i) {
+    const ClipInfo& clip = media[i];
+    const std::int64_t h = clip.grid_h / vision.merge;
+    const std::int64_t w = clip.grid_w / vision.merge;
+    segments["video"].push_back({{"start", prompt.media_start[i]},
+                                 {"frames", clip.grid_t},
+                                 {"tokens_per_frame", h * w},
+                                 {"grid_h", h},
+                                 {"grid_w", w},
+                                 {"clip", i}});
+    grids.insert(grids.end(), {clip.grid_t, clip.grid_h, clip.grid_w});
+  }
+  ids("grid_thw", grids, {static_cast<std::int64_t>(media.size()), 3});
+  const std::string file = directory_ + "/segments.json";
+  std::ofstream out(file, std::ios::trunc);
+  out << segments.dump(1) << '\n';
+  out.close();
+  if (out.fail()) fail(ErrorKind::kResource, "cannot write {}; check the space left on its disk", file);
+}
+
+}  // namespace purekv

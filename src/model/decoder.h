@@ -1,0 +1,102 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "device/buffer.h"
+#include "device/context.h"
+#include "flow/attention_plan.h"
+#include "flow/observation.h"
+#include "model/config.h"
+#include "model/positions.h"
+#include "model/weights.h"
+
+namespace purekv {
+
+/// The language model of Qwen2.5-VL, row-wise parts and one decode step. It never knows which
+/// method runs nor which mask: it is handed plans and one hook a layer.
+class Decoder {
+ public:
+  Decoder(const Context& context, const TextConfig& config, const LanguageWeights& weights);
+
+  [[nodiscard]] const Context& context() const { return context_; }
+  [[nodiscard]] const TextConfig& config() const { return config_; }
+  [[nodiscard]] const LanguageWeights& weights() const { return weights_; }
+  [[nodiscard]] float scale() const;  ///< 1 / sqrt(head_dim)
+
+  /// Embedding rows of `ids` into out [ids, hidden].
+  void embed(std::span<const std::int32_t> ids, const MatrixView& out) const;
+  /// q [rows, heads * head_dim], and keys and values [kv_heads] row pointers with row stride
+  /// `head_dim`, of normed input rows; RoPE applied.
+  struct KvTarget {
+    void* keys = nullptr;
+    void* values = nullptr;
+    std::int64_t head_stride = 0, row_stride = 0;  ///< elements
+  };
+  void project(std::int64_t layer, const ConstMatrixView& hidden, const RopeTable& rope, std::int64_t rope_row,
+               const MatrixView& q, const KvTarget& kv) const;
+  /// hidden += W_o attended; hidden += mlp(norm(hidden)).
+  void finish_layer(std::int64_t layer, const ConstMatrixView& attended, const MatrixView& hidden) const;
+  /// logits [rows, vocab] of hidden rows before the final norm.
+  void logits(const ConstMatrixView& hidden, const MatrixView& out) const;
+
+  /// One token through all layers: appends its row to every head of `cache` and writes
+  /// logits [1, vocab]. `position`: the model's own counter, never the cache length; `token`: its
+  /// sequence index.
+  void decode_step(std::int32_t id, std::int32_t position, std::int32_t token, KvCache& cache,
+                   const MatrixView& logits) const;
+
+ private:
+  Context context_;
+  const TextConfig& config_;
+  const LanguageWeights& weights_;
+};
+
+/// What one prefill works on. `hidden` is changed in place: after k steps it holds the rows after
+/// k layers.
+struct PrefillRequest {
+  MatrixView hidden;                     ///< [l, hidden]
+  const RopeTable* rope = nullptr;       ///< l rows
+  const FrameTable* table = nullptr;
+  const AttentionPlan* dense = nullptr;  ///< layers below sparse_from
+  const AttentionPlan* sparse = nullptr; ///< layers from sparse_from on
+  std::int64_t sparse_from = 0;
+  std::int64_t chunk = 512;              ///< rows a chunk of the row-wise work
+  bool all_rows = false;                 ///< the last layer finishes every row, not only the last
+  const std::atomic<bool>* stop = nullptr;
+};
+
+/// Layer-major prefill that can be left and resumed between layers: each step runs one layer over
+/// the whole prompt, lets the hook choose, and compacts that layer's rows into the cache before the
+/// next layer takes its scratch. So the full cache never exists.
+class Prefill {
+ public:
+  Prefill(const Decoder& decoder, KvCache& cache, const PrefillRequest& request);
+
+  [[nodiscard]] bool done() const { return layer_ == decoder_.config().layers; }
+  [[nodiscard]] std::int64_t layer() const { return layer_; }
+  /// `lse`: the observation carries the log-sum-exp.
+  void step(const LayerHook& hook, bool lse);
+  /// Logits of the last row, [1, vocab]. Computed from a path of its own, so that they are the same
+  /// bits at every budget, method and trace setting.
+  void last_logits(const MatrixView& out);
+
+ private:
+  void project(LayerScratch& scratch);
+  void attend(const LayerScratch& scratch, bool lse);
+  void attend_last_row(const LayerScratch& scratch);
+  void finish_rows();
+  void check_stop() const;
+
+  const Decoder& decoder_;
+  KvCache& cache_;
+  PrefillRequest request_;
+  std::int64_t layer_ = 0;
+  Matrix q_, attended_, last_;
+  std::vector<float> lse_;
+};
+
+}  // namespace purekv
