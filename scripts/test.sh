@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test that needs no GPU. Exit 0 only if all passed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/install_deps.sh --tests
+venv=build/venv
+if [ ! -x "$venv/bin/pytest" ]; then
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install -q --disable-pip-version-check -r tests/requirements.txt
+fi
+cmake --preset ci -DPython3_EXECUTABLE="$PWD/$venv/bin/python"
+cmake --build --preset ci
+ctest --preset ci
