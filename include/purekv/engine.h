@@ -34,14 +34,14 @@ struct Timing {
 };
 
 struct Answer {
-  std::string text;                     ///< special tokens left out
-  std::vector<std::int32_t> output_ids; ///< final eos included
-  bool stopped = false;                 ///< true: eos; false: length
+  std::string text;                      ///< special tokens left out
+  std::vector<std::int32_t> output_ids;  ///< final eos included
+  bool stopped = false;                  ///< true: eos; false: length
   std::int64_t prompt_tokens = 0, video_tokens = 0;
   std::vector<ClipInfo> media;
-  std::int64_t budget_rows = 0;         ///< B
-  std::int64_t window = 0;              ///< effective w
-  std::int64_t sparse_from = 0;         ///< effective first sparse layer
+  std::int64_t budget_rows = 0;  ///< B
+  std::int64_t window = 0;       ///< effective w
+  std::int64_t sparse_from = 0;  ///< effective first sparse layer
   KvReport kv;
   Timing time_ms;
 };

@@ -25,11 +25,11 @@ struct PreprocessConfig {
 
 /// The media flags of `purekv ask`; unset means the rule of models.md 1.1.
 struct MediaOptions {
-  std::optional<double> fps;              ///< target rate; excludes `frames`
-  std::optional<std::int64_t> frames;     ///< exact count, rounded to even
-  double frame_rate = 2.0;                ///< rate of folders and .npy files
+  std::optional<double> fps;           ///< target rate; excludes `frames`
+  std::optional<std::int64_t> frames;  ///< exact count, rounded to even
+  double frame_rate = 2.0;             ///< rate of folders and .npy files
   std::optional<std::int64_t> min_pixels, max_pixels, total_pixels;
-  std::optional<double> start, end;       ///< seconds, videos only
+  std::optional<double> start, end;  ///< seconds, videos only
 };
 
 enum class MediaKind { kVideo, kImage, kFrames };

@@ -15,11 +15,11 @@ template <class... Args>
 }
 
 /// Our own bug, never reachable by user input: the message carries the place.
-#define PUREKV_ASSERT(condition)                                                              \
-  do {                                                                                        \
-    if (!(condition))                                                                         \
-      ::purekv::fail(::purekv::ErrorKind::kInternal, "internal: {} is false at {}:{}", #condition, \
-                     __FILE__, __LINE__);                                                     \
+#define PUREKV_ASSERT(condition)                                                                             \
+  do {                                                                                                       \
+    if (!(condition))                                                                                        \
+      ::purekv::fail(::purekv::ErrorKind::kInternal, "internal: {} is false at {}:{}", #condition, __FILE__, \
+                     __LINE__);                                                                              \
   } while (false)
 
 }  // namespace purekv

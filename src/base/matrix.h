@@ -48,8 +48,7 @@ struct ConstMatrixView {
     return static_cast<const T*>(data) + i * stride;
   }
   [[nodiscard]] ConstMatrixView slice(std::int64_t begin, std::int64_t count) const {
-    const auto* base =
-        static_cast<const std::byte*>(data) + begin * stride * static_cast<std::int64_t>(size_of(dtype));
+    const auto* base = static_cast<const std::byte*>(data) + begin * stride * static_cast<std::int64_t>(size_of(dtype));
     return {base, dtype, count, cols, stride};
   }
 };

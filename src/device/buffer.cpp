@@ -6,8 +6,10 @@
 
 namespace purekv {
 
-Buffer::Buffer(const Context& /*context*/, std::int64_t bytes, ByteCounter* counter) : bytes_(bytes), counter_(counter) {
-  if (bytes < 0) fail(ErrorKind::kResource, "a buffer of {} bytes was asked for; the sizes of this prompt overflow", bytes);
+Buffer::Buffer(const Context& /*context*/, std::int64_t bytes, ByteCounter* counter)
+    : bytes_(bytes), counter_(counter) {
+  if (bytes < 0)
+    fail(ErrorKind::kResource, "a buffer of {} bytes was asked for; the sizes of this prompt overflow", bytes);
   if (bytes == 0) return;
   constexpr std::size_t kAlign = 64;
   const std::size_t padded = (static_cast<std::size_t>(bytes) + kAlign - 1) / kAlign * kAlign;

@@ -11,7 +11,7 @@
 namespace purekv {
 namespace {
 
-constexpr std::int64_t kSide = 1024;            ///< rows of the product; its weight is kWide x kWide
+constexpr std::int64_t kSide = 1024;  ///< rows of the product; its weight is kWide x kWide
 constexpr std::int64_t kWide = 2048;
 constexpr std::int64_t kStream = 256LL << 20U;  ///< bytes; past every cache of a host
 constexpr std::int64_t kBlock = 1LL << 20U;
@@ -72,8 +72,7 @@ void Ceiling::measure() {
   std::vector<std::uint64_t> sums(static_cast<std::size_t>(kStream / kBlock));
   const double read = seconds([&] {
     parallel_for(context_.threads, kStream / kBlock, [&](std::int64_t i) {
-      sums[static_cast<std::size_t>(i)] =
-          sum_block(stream_.as<std::uint64_t>() + i * (kBlock / 8), kBlock / 8);
+      sums[static_cast<std::size_t>(i)] = sum_block(stream_.as<std::uint64_t>() + i * (kBlock / 8), kBlock / 8);
     });
   });
   // The sums are used, so that no compiler drops the reads.

@@ -1,6 +1,8 @@
 #include "purekv/engine.h"
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <utility>
 
@@ -26,6 +28,13 @@ Context make_context(const EngineOptions& options) {
   context.threads = options.threads > 0 ? options.threads : usable_cores();
   context.compute = options.compute == ComputeType::kBf16 ? DType::kBF16 : DType::kF32;
   return context;
+}
+
+std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers) {
+  if (options.attention.sparse_from) return *options.attention.sparse_from;
+  if (options.preset != "purekv-paper") return 0;
+  const auto share = static_cast<std::int64_t>(std::nearbyint(0.71 * static_cast<double>(layers)));
+  return std::max(share, std::min(options.compression.clie_layer, layers) + 1);
 }
 
 std::int64_t kv_row_bytes(const Context& context, const TextConfig& config) {

@@ -1,7 +1,6 @@
 #include "engine/generation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "base/fail.h"
@@ -19,15 +18,6 @@ using Clock = std::chrono::steady_clock;
 
 double ms_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
-/// First sparse layer: the flag; else the rule of `purekv-paper`, max(round(0.71 L), clie_layer + 1)
-/// (methods.md A14); else every layer.
-std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers) {
-  if (options.attention.sparse_from) return *options.attention.sparse_from;
-  if (options.preset != "purekv-paper") return 0;
-  const auto share = static_cast<std::int64_t>(std::nearbyint(0.71 * static_cast<double>(layers)));
-  return std::max(share, std::min(options.compression.clie_layer, layers) + 1);
 }
 
 }  // namespace
@@ -102,7 +92,8 @@ void Generation::encode_media() {
   pixels->finish();
   NpyWriter vision(trace_.path("vision"), "<f4", {answer_.video_tokens, text.hidden});
   for (const FrameSpan& frame : prompt_.table.frames)
-    vision.write(hidden_.slice(frame.start, 1).data, frame.rows() * text.hidden * static_cast<std::int64_t>(sizeof(float)));
+    vision.write(hidden_.slice(frame.start, 1).data,
+                 frame.rows() * text.hidden * static_cast<std::int64_t>(sizeof(float)));
   vision.finish();
 }
 
@@ -135,7 +126,8 @@ void Generation::encode_clip(std::size_t medium, VisionTower& tower, NpyWriter* 
     if (pixels != nullptr)
       pixels->write(patches.view().data,
                     slice_patches * vision.patch_values() * static_cast<std::int64_t>(sizeof(float)));
-    tower.encode(clip.grid_h, clip.grid_w, patches.view(), hidden_.slice(prompt_.media_start[medium] + t * cells, cells));
+    tower.encode(clip.grid_h, clip.grid_w, patches.view(),
+                 hidden_.slice(prompt_.media_start[medium] + t * cells, cells));
     answer_.time_ms.vision += ms_since(vision_begin);
     step("vision", t + 1, clip.grid_t);
   }
@@ -145,7 +137,9 @@ void Generation::encode_clip(std::size_t medium, VisionTower& tower, NpyWriter* 
 ScoreSink Generation::score_sink() const {
   if (!trace_.on()) return {};
   return [this](std::string_view name, std::int64_t layer, const float* data, std::int64_t kv_heads,
-                std::int64_t columns) { trace_.layer_floats(name, layer, data, {kv_heads, columns}); };
+                std::int64_t columns) {
+    trace_.layer_floats(name, layer, data, {kv_heads, columns});
+  };
 }
 
 std::optional<CompactionPlan> Generation::choose(const Observation& observation) {
@@ -164,9 +158,9 @@ void Generation::prefill() {
   const AttentionOptions& attention = options_.attention;
   const bool is_sparse = attention.pattern != Pattern::kDense && answer_.sparse_from < text.layers;
   if (is_sparse)
-    sparse = make_plan(prompt_.table, {.pattern = attention.pattern,
-                                       .local_window = attention.local_window,
-                                       .atrous_rate = attention.atrous_rate});
+    sparse = make_plan(
+        prompt_.table,
+        {.pattern = attention.pattern, .local_window = attention.local_window, .atrous_rate = attention.atrous_rate});
   Prefill prefill(decoder, cache_,
                   {.hidden = hidden_.view(),
                    .rope = &rope,

@@ -45,8 +45,8 @@ class Generation {
   Prompt prompt_;
   std::optional<Selector> selector_;
   KvCache cache_;
-  Matrix hidden_;                ///< [l, hidden]
-  std::vector<float> logits_;    ///< [vocab] of the row that chooses the next token
+  Matrix hidden_;                  ///< [l, hidden]
+  std::vector<float> logits_;      ///< [vocab] of the row that chooses the next token
   std::vector<float> logit_rows_;  ///< [g, vocab] for the trace
   std::chrono::steady_clock::time_point begin_;
 };

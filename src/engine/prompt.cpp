@@ -111,8 +111,8 @@ class Expansion {
     auto start = static_cast<std::int32_t>(prompt_.ids.size());
     prompt_.media_start.push_back(start);
     for (std::int32_t f = 0; f < static_cast<std::int32_t>(run.grid_t); ++f) {
-      frames_.push_back({start, clip_index, f, static_cast<std::int32_t>(run.grid_h),
-                         static_cast<std::int32_t>(run.grid_w)});
+      frames_.push_back(
+          {start, clip_index, f, static_cast<std::int32_t>(run.grid_h), static_cast<std::int32_t>(run.grid_w)});
       start += frames_.back().rows();
     }
     prompt_.ids.resize(static_cast<std::size_t>(start), pad);
@@ -149,8 +149,7 @@ Prompt make_prompt(const ModelConfig& config, const Tokenizer* tokenizer, const 
     fail(ErrorKind::kInput, "{} media given, but the model has no vision tower; ask without media", parts.media.size());
   if (parts.ids.empty() && tokenizer == nullptr)
     fail(ErrorKind::kInput, "the model directory has no tokenizer.json; add it, or give token ids");
-  const std::vector<std::int32_t> ids =
-      parts.ids.empty() ? render_template(config, *tokenizer, parts) : parts.ids;
+  const std::vector<std::int32_t> ids = parts.ids.empty() ? render_template(config, *tokenizer, parts) : parts.ids;
   check_ids(config, ids);
   auto rows = static_cast<std::int64_t>(ids.size() - std::min(ids.size(), parts.media.size()));
   for (const ClipInfo& clip : parts.media) rows += visual_rows(clip, config.vision);

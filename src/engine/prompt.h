@@ -16,18 +16,18 @@ namespace purekv {
 /// A prompt as the model sees it: pad ids repeated once a visual row, positions, and which row
 /// belongs to which frame.
 struct Prompt {
-  std::vector<std::int32_t> ids;      ///< [l]
-  Positions positions;                ///< [3][l]
+  std::vector<std::int32_t> ids;  ///< [l]
+  Positions positions;            ///< [3][l]
   FrameTable table;
   std::vector<std::int32_t> media_start;  ///< first row of each medium
 };
 
 /// What a prompt is put together from.
 struct PromptParts {
-  std::vector<ClipInfo> media;        ///< in order
+  std::vector<ClipInfo> media;  ///< in order
   std::string question;
   std::optional<std::string> system;
-  std::vector<std::int32_t> ids;      ///< non-empty: replaces template and question, one pad a medium
+  std::vector<std::int32_t> ids;  ///< non-empty: replaces template and question, one pad a medium
 };
 
 /// Merged cells of a medium: rows it takes in the prompt.

@@ -47,8 +47,7 @@ std::int32_t Sampler::next(std::span<const float> logits) {
     for (std::size_t i = 0; i < std::min(seen_.size(), scratch_.size()); ++i)
       if (seen_[i]) scratch_[i] = scratch_[i] > 0 ? scratch_[i] / penalty : scratch_[i] * penalty;
   }
-  if (greedy_)
-    return static_cast<std::int32_t>(std::max_element(scratch_.begin(), scratch_.end()) - scratch_.begin());
+  if (greedy_) return static_cast<std::int32_t>(std::max_element(scratch_.begin(), scratch_.end()) - scratch_.begin());
   return draw();
 }
 

@@ -26,6 +26,10 @@ struct LoadedModel {
 /// this build lacks.
 Context make_context(const EngineOptions& options);
 
+/// First sparse layer: the flag; else the rule of `purekv-paper`, max(round(0.71 L), clie_layer + 1)
+/// (methods.md A14); else every layer.
+std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers);
+
 /// Bytes of one prompt row's keys and values in all layers.
 std::int64_t kv_row_bytes(const Context& context, const TextConfig& config);
 

@@ -20,8 +20,8 @@ NpyWriter::NpyWriter(const std::string& path, std::string_view dtype, const std:
   header.append(kAlign - (kPreamble + header.size() + 1) % kAlign, ' ');
   header += '\n';
   const auto length = static_cast<std::uint16_t>(header.size());
-  const char magic[kPreamble] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<char>(length & 0xFFU),
-                                 static_cast<char>(length >> 8U)};
+  const char magic[kPreamble] = {
+      '\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<char>(length & 0xFFU), static_cast<char>(length >> 8U)};
   write(magic, kPreamble);
   write(header.data(), static_cast<std::int64_t>(header.size()));
 }
@@ -33,7 +33,8 @@ void NpyWriter::write(const void* data, std::int64_t bytes) {
 
 void NpyWriter::finish() {
   file_.close();
-  if (file_.fail()) fail(ErrorKind::kResource, "cannot write {}; check the folder and the space left on its disk", path_);
+  if (file_.fail())
+    fail(ErrorKind::kResource, "cannot write {}; check the folder and the space left on its disk", path_);
 }
 
 Trace::Trace(std::string directory) : directory_(std::move(directory)) {
@@ -89,8 +90,9 @@ void Trace::prompt(const Prompt& prompt, const VisionConfig& vision, std::span<c
   std::vector<std::int32_t> axes;
   for (const auto& axis : prompt.positions.axis) axes.insert(axes.end(), axis.begin(), axis.end());
   ids("position_ids", axes, {3, rows});
-  nlohmann::ordered_json segments = {
-      {"prefix", prompt.table.prefix}, {"video", nlohmann::ordered_json::array()}, {"question_start", prompt.table.question_start}};
+  nlohmann::ordered_json segments = {{"prefix", prompt.table.prefix},
+                                     {"video", nlohmann::ordered_json::array()},
+                                     {"question_start", prompt.table.question_start}};
   std::vector<std::int32_t> grids;
   for (std::size_t i = 0; i < media.size(); ++i) {
     const ClipInfo& clip = media[i];

@@ -29,7 +29,7 @@ struct AttentionPlan {
   std::vector<QueryBlock> blocks;  ///< cover each query row once
   std::vector<KeyRange> ranges;
   std::vector<std::array<std::int32_t, 2>> seeds;  ///< [query rows] new-key rows, -1 none; may be empty
-  std::int64_t pairs = 0;          ///< visible (query, key) pairs a head, for useful FLOPs
+  std::int64_t pairs = 0;                          ///< visible (query, key) pairs a head, for useful FLOPs
 };
 
 }  // namespace purekv

@@ -8,8 +8,8 @@ namespace purekv {
 /// One token-frame of a clip: rows [start, start + rows()) of the prompt, raster order.
 struct FrameSpan {
   std::int32_t start = 0;
-  std::int32_t clip = 0;   ///< counts media, images included
-  std::int32_t index = 0;  ///< within its clip
+  std::int32_t clip = 0;                ///< counts media, images included
+  std::int32_t index = 0;               ///< within its clip
   std::int32_t grid_h = 0, grid_w = 0;  ///< merged cells
   [[nodiscard]] std::int32_t rows() const { return grid_h * grid_w; }
 };
@@ -24,11 +24,11 @@ struct RowPlace {
 /// Which prompt rows are text and which belong to which frame (methods.md 3, M11): rows are found
 /// by this table, never by j - N, because frames differ in size and a method can leave rows out.
 struct FrameTable {
-  std::int32_t rows = 0;             ///< prompt rows, l
-  std::int32_t prefix = 0;           ///< p: the first visual row; l without media
-  std::int32_t question_start = 0;   ///< q: the row after the last visual one; l without media
-  std::vector<FrameSpan> frames;     ///< ascending start
-  std::vector<RowPlace> places;      ///< [rows]
+  std::int32_t rows = 0;            ///< prompt rows, l
+  std::int32_t prefix = 0;          ///< p: the first visual row; l without media
+  std::int32_t question_start = 0;  ///< q: the row after the last visual one; l without media
+  std::vector<FrameSpan> frames;    ///< ascending start
+  std::vector<RowPlace> places;     ///< [rows]
 
   /// The row of the same (row, column) cell one frame earlier in the same clip, -1 where there is
   /// none (text, a clip's first frame, or a grid that lacks the cell).

@@ -22,12 +22,12 @@ struct GramView {
 struct Observation {
   std::int64_t layer = 0, layers = 0;
   HeadShape shape;
-  float scale = 0;                     ///< 1 / sqrt(head_dim)
+  float scale = 0;  ///< 1 / sqrt(head_dim)
   const FrameTable* table = nullptr;
-  ConstMatrixView q;                   ///< [l, heads * head_dim] after RoPE
-  KvView kv;                           ///< all l rows of every KV head
-  const float* lse = nullptr;          ///< [heads, l] log-sum-exp of each row's scaled logits
-  std::function<GramView()> gram;      ///< made on first use
+  ConstMatrixView q;               ///< [l, heads * head_dim] after RoPE
+  KvView kv;                       ///< all l rows of every KV head
+  const float* lse = nullptr;      ///< [heads, l] log-sum-exp of each row's scaled logits
+  std::function<GramView()> gram;  ///< made on first use
 };
 
 /// The one callback a model makes a layer: nothing means every row stays.

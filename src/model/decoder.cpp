@@ -59,7 +59,8 @@ void Decoder::project(std::int64_t layer, const ConstMatrixView& hidden, const R
 
 void Decoder::finish_layer(std::int64_t layer, const ConstMatrixView& attended, const MatrixView& hidden) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
-  linear(context_, {.x = attended, .weight = w.o.weight, .bias = w.o.bias_or_null(), .out = hidden, .accumulate = true});
+  linear(context_,
+         {.x = attended, .weight = w.o.weight, .bias = w.o.bias_or_null(), .out = hidden, .accumulate = true});
   Matrix normed(context_, DType::kF32, hidden.rows, config_.hidden);
   Matrix gate(context_, DType::kF32, hidden.rows, config_.ffn);
   Matrix up(context_, DType::kF32, hidden.rows, config_.ffn);
@@ -90,16 +91,22 @@ void Decoder::decode_step(std::int32_t id, std::int32_t position, std::int32_t t
   const RopeTable rope = make_rope_table(config_, position);
   embed({&id, 1}, hidden.view());
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-    project(layer, hidden.view(), rope, 0, q.view(),
-            {keys.view().data, values.view().data, heads.head_dim, kv_width});
+    project(layer, hidden.view(), rope, 0, q.view(), {keys.view().data, values.view().data, heads.head_dim, kv_width});
     const KvCache::AppendSlot slot = cache.append(layer, token);
     for (std::int64_t h = 0; h < heads.kv_heads; ++h) {
       const auto at = static_cast<std::size_t>(h);
-      std::memcpy(slot.k[at], static_cast<std::byte*>(keys.view().data) + h * row_bytes, static_cast<std::size_t>(row_bytes));
-      std::memcpy(slot.v[at], static_cast<std::byte*>(values.view().data) + h * row_bytes, static_cast<std::size_t>(row_bytes));
+      std::memcpy(slot.k[at], static_cast<std::byte*>(keys.view().data) + h * row_bytes,
+                  static_cast<std::size_t>(row_bytes));
+      std::memcpy(slot.v[at], static_cast<std::byte*>(values.view().data) + h * row_bytes,
+                  static_cast<std::size_t>(row_bytes));
     }
-    attention(context_, {.shape = heads, .scale = scale(), .q = q.view(), .cached = cache.view(layer), .fresh = {},
-                         .plan = nullptr, .out = attended.view()});
+    attention(context_, {.shape = heads,
+                         .scale = scale(),
+                         .q = q.view(),
+                         .cached = cache.view(layer),
+                         .fresh = {},
+                         .plan = nullptr,
+                         .out = attended.view()});
     finish_layer(layer, attended.view(), hidden.view());
   }
   logits(hidden.view(), logits_out);

@@ -58,14 +58,14 @@ class Decoder {
 /// What one prefill works on. `hidden` is changed in place: after k steps it holds the rows after
 /// k layers.
 struct PrefillRequest {
-  MatrixView hidden;                     ///< [l, hidden]
-  const RopeTable* rope = nullptr;       ///< l rows
+  MatrixView hidden;                ///< [l, hidden]
+  const RopeTable* rope = nullptr;  ///< l rows
   const FrameTable* table = nullptr;
-  const AttentionPlan* dense = nullptr;  ///< layers below sparse_from
-  const AttentionPlan* sparse = nullptr; ///< layers from sparse_from on
+  const AttentionPlan* dense = nullptr;   ///< layers below sparse_from
+  const AttentionPlan* sparse = nullptr;  ///< layers from sparse_from on
   std::int64_t sparse_from = 0;
-  std::int64_t chunk = 512;              ///< rows a chunk of the row-wise work
-  bool all_rows = false;                 ///< the last layer finishes every row, not only the last
+  std::int64_t chunk = 512;  ///< rows a chunk of the row-wise work
+  bool all_rows = false;     ///< the last layer finishes every row, not only the last
   const std::atomic<bool>* stop = nullptr;
 };
 

@@ -11,9 +11,9 @@ namespace purekv {
 
 /// A run of the prompt for positions: text (grid zero) or one medium's merged grid.
 struct PositionRun {
-  std::int64_t text = 0;                   ///< rows of a text run
+  std::int64_t text = 0;                            ///< rows of a text run
   std::int64_t grid_t = 0, grid_h = 0, grid_w = 0;  ///< merged cells of a vision run
-  double second_per_grid = 0;              ///< 0 for an image: every cell has the run's first t
+  double second_per_grid = 0;                       ///< 0 for an image: every cell has the run's first t
 };
 
 /// M-RoPE positions of a prompt: [3][l] (t, h, w), and where the next token stands.

@@ -110,25 +110,23 @@ void Prefill::step(const LayerHook& hook, bool lse) {
   if (!is_last || request_.all_rows || lse) attend(scratch, lse);
   check_stop();
   std::vector<float> grams;
-  const Observation observation{
-      .layer = layer_,
-      .layers = decoder_.config().layers,
-      .shape = decoder_.config().heads,
-      .scale = decoder_.scale(),
-      .table = request_.table,
-      .q = q_.view(),
-      .kv = scratch.view(),
-      .lse = lse ? lse_.data() : nullptr,
-      .gram =
-          [&] {
-            const HeadShape& heads = decoder_.config().heads;
-            grams.resize(static_cast<std::size_t>(heads.heads * heads.head_dim * heads.head_dim));
-            gram(decoder_.context(),
-                 {.shape = heads,
-                  .w_o = decoder_.weights().layers[static_cast<std::size_t>(layer_)].o.weight,
-                  .gram = grams.data()});
-            return GramView{grams.data()};
-          }};
+  const Observation observation{.layer = layer_,
+                                .layers = decoder_.config().layers,
+                                .shape = decoder_.config().heads,
+                                .scale = decoder_.scale(),
+                                .table = request_.table,
+                                .q = q_.view(),
+                                .kv = scratch.view(),
+                                .lse = lse ? lse_.data() : nullptr,
+                                .gram = [&] {
+                                  const HeadShape& heads = decoder_.config().heads;
+                                  grams.resize(static_cast<std::size_t>(heads.heads * heads.head_dim * heads.head_dim));
+                                  gram(decoder_.context(),
+                                       {.shape = heads,
+                                        .w_o = decoder_.weights().layers[static_cast<std::size_t>(layer_)].o.weight,
+                                        .gram = grams.data()});
+                                  return GramView{grams.data()};
+                                }};
   const std::optional<CompactionPlan> plan = hook ? hook(observation) : std::nullopt;
   if (is_last) attend_last_row(scratch);
   cache_.apply(layer_, std::move(scratch), plan ? &*plan : nullptr);

@@ -87,10 +87,12 @@ void VisionTower::attend(const VisionBlockWeights& block, const AttentionPlan& p
   for (std::int64_t begin = 0; begin < patches; begin += kChunk) {
     const std::int64_t count = std::min(kChunk, patches - begin);
     const MatrixView three = qkv.slice(0, count);
-    rms_norm(context_, {.x = grid_.x.slice(begin, count), .weight = block.norm1.data(), .eps = kNormEps,
+    rms_norm(context_, {.x = grid_.x.slice(begin, count),
+                        .weight = block.norm1.data(),
+                        .eps = kNormEps,
                         .out = normed.slice(0, count)});
-    linear(context_, {.x = normed.slice(0, count), .weight = block.qkv.weight, .bias = block.qkv.bias_or_null(),
-                      .out = three});
+    linear(context_,
+           {.x = normed.slice(0, count), .weight = block.qkv.weight, .bias = block.qkv.bias_or_null(), .out = three});
     RopeParams rope{.x = three.columns(0, config_.hidden),
                     .cos = grid_.rope.cos.data() + begin * (head_dim / 2),
                     .sin = grid_.rope.sin.data() + begin * (head_dim / 2),
@@ -114,8 +116,8 @@ void VisionTower::attend(const VisionBlockWeights& block, const AttentionPlan& p
   }
   KvView fresh{.dtype = context_.compute, .heads = {}};
   for (std::int64_t h = 0; h < config_.heads; ++h)
-    fresh.heads.push_back({keys + h * patches * head_dim * element, values + h * patches * head_dim * element,
-                           patches, head_dim});
+    fresh.heads.push_back(
+        {keys + h * patches * head_dim * element, values + h * patches * head_dim * element, patches, head_dim});
   attention(context_, {.shape = {config_.heads, config_.heads, head_dim},
                        .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
                        .q = grid_.q.view(),
@@ -123,8 +125,11 @@ void VisionTower::attend(const VisionBlockWeights& block, const AttentionPlan& p
                        .fresh = fresh,
                        .plan = &plan,
                        .out = grid_.attended.view()});
-  linear(context_, {.x = grid_.attended.view(), .weight = block.proj.weight, .bias = block.proj.bias_or_null(),
-                    .out = grid_.x.view(), .accumulate = true});
+  linear(context_, {.x = grid_.attended.view(),
+                    .weight = block.proj.weight,
+                    .bias = block.proj.bias_or_null(),
+                    .out = grid_.x.view(),
+                    .accumulate = true});
 }
 
 void VisionTower::feed_forward(const VisionBlockWeights& block) {
@@ -137,13 +142,20 @@ void VisionTower::feed_forward(const VisionBlockWeights& block) {
     const std::int64_t count = std::min(kChunk, patches - begin);
     const MatrixView x = grid_.x.slice(begin, count);
     rms_norm(context_, {.x = x, .weight = block.norm2.data(), .eps = kNormEps, .out = normed.slice(0, count)});
-    linear(context_, {.x = normed.slice(0, count), .weight = block.gate.weight, .bias = block.gate.bias_or_null(),
+    linear(context_, {.x = normed.slice(0, count),
+                      .weight = block.gate.weight,
+                      .bias = block.gate.bias_or_null(),
                       .out = gate.slice(0, count)});
-    linear(context_, {.x = normed.slice(0, count), .weight = block.up.weight, .bias = block.up.bias_or_null(),
+    linear(context_, {.x = normed.slice(0, count),
+                      .weight = block.up.weight,
+                      .bias = block.up.bias_or_null(),
                       .out = up.slice(0, count)});
     swiglu(context_, gate.slice(0, count), up.slice(0, count));
-    linear(context_, {.x = gate.slice(0, count), .weight = block.down.weight, .bias = block.down.bias_or_null(),
-                      .out = x, .accumulate = true});
+    linear(context_, {.x = gate.slice(0, count),
+                      .weight = block.down.weight,
+                      .bias = block.down.bias_or_null(),
+                      .out = x,
+                      .accumulate = true});
   }
 }
 
@@ -159,11 +171,15 @@ void VisionTower::merge(const MatrixView& out) {
   Matrix merged(context_, DType::kF32, chunk, config_.out_hidden);
   for (std::int64_t begin = 0; begin < cells; begin += kChunk) {
     const std::int64_t count = std::min(kChunk, cells - begin);
-    linear(context_, {.x = grouped.slice(begin, count), .weight = weights_.merger_in.weight,
-                      .bias = weights_.merger_in.bias_or_null(), .out = inner.slice(0, count)});
+    linear(context_, {.x = grouped.slice(begin, count),
+                      .weight = weights_.merger_in.weight,
+                      .bias = weights_.merger_in.bias_or_null(),
+                      .out = inner.slice(0, count)});
     gelu(context_, inner.slice(0, count));
-    linear(context_, {.x = inner.slice(0, count), .weight = weights_.merger_out.weight,
-                      .bias = weights_.merger_out.bias_or_null(), .out = merged.slice(0, count)});
+    linear(context_, {.x = inner.slice(0, count),
+                      .weight = weights_.merger_out.weight,
+                      .bias = weights_.merger_out.bias_or_null(),
+                      .out = merged.slice(0, count)});
     for (std::int64_t i = 0; i < count; ++i)
       std::memcpy(out.row<float>(grid_.order.cells[static_cast<std::size_t>(begin + i)]), merged.view().row<float>(i),
                   static_cast<std::size_t>(config_.out_hidden) * sizeof(float));
@@ -175,8 +191,8 @@ void VisionTower::encode(std::int64_t grid_h, std::int64_t grid_w, const ConstMa
   prepare(grid_h, grid_w);
   embed(patches);
   for (std::size_t i = 0; i < weights_.blocks.size(); ++i) {
-    const bool full = std::find(config_.full_layers.begin(), config_.full_layers.end(),
-                                static_cast<std::int64_t>(i)) != config_.full_layers.end();
+    const bool full = std::find(config_.full_layers.begin(), config_.full_layers.end(), static_cast<std::int64_t>(i)) !=
+                      config_.full_layers.end();
     attend(weights_.blocks[i], full ? grid_.whole : grid_.windows);
     feed_forward(weights_.blocks[i]);
   }

@@ -34,10 +34,10 @@ class VisionTower {
   struct Grid {
     std::int64_t h = 0, w = 0;
     WindowOrder order;
-    RopeTable rope;             ///< rows in window order
+    RopeTable rope;  ///< rows in window order
     AttentionPlan windows, whole;
-    Matrix x, q, attended;      ///< [patches, hidden]
-    Buffer kv;                  ///< keys then values, [heads][patches][head_dim] each
+    Matrix x, q, attended;  ///< [patches, hidden]
+    Buffer kv;              ///< keys then values, [heads][patches][head_dim] each
   };
   void prepare(std::int64_t grid_h, std::int64_t grid_w);
   void embed(const ConstMatrixView& patches);
