@@ -1,0 +1,133 @@
+#include "engine/bench_subjects.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cache/kv_cache.h"
+#include "kernels/attention.h"
+#include "model/vision_tower.h"
+#include "model/weights.h"
+#include "sparse/plan.h"
+
+namespace purekv {
+namespace {
+
+class AttentionSubject : public Subject {
+ public:
+  AttentionSubject(const Context& context, const BenchRequest& r, const FrameTable& table)
+      : context_(context),
+        shape_{r.shape.heads, r.shape.kv_heads, r.shape.head_dim},
+        plan_(make_plan(table, {.pattern = r.ask.attention.pattern,
+                                .local_window = r.ask.attention.local_window,
+                                .atrous_rate = r.ask.attention.atrous_rate})),
+        scratch_(context, shape_, table.rows, nullptr),
+        q_(context, DType::kF32, table.rows, shape_.heads * shape_.head_dim),
+        out_(context, DType::kF32, table.rows, shape_.heads * shape_.head_dim) {
+    const std::int64_t kv_rows = table.rows * shape_.kv_heads;
+    fill_random(q_.view(), 1);
+    fill_random({scratch_.keys(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 2);
+    fill_random({scratch_.values(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 3);
+    flops = 4.0 * static_cast<double>(plan_.pairs * shape_.heads * shape_.head_dim);
+    bytes = static_cast<double>(2 * q_.view().rows * q_.view().cols * 4 +
+                                2 * kv_rows * shape_.head_dim * static_cast<std::int64_t>(size_of(context.compute)));
+  }
+  void run() override {
+    attention(context_, {.shape = shape_,
+                         .scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim)),
+                         .q = q_.view(),
+                         .cached = {},
+                         .fresh = scratch_.view(),
+                         .plan = &plan_,
+                         .out = out_.view()});
+  }
+
+ private:
+  Context context_;
+  HeadShape shape_;
+  AttentionPlan plan_;
+  LayerScratch scratch_;
+  Matrix q_, out_;
+};
+
+class VisionSubject : public Subject {
+ public:
+  VisionSubject(const Context& context, const BenchRequest& r, const ModelConfig& config, DType weights)
+      : config_(config.vision),
+        model_(random_model(config, weights, false, true)),
+        tower_(context, config_, model_.vision),
+        frames_(std::max<std::int64_t>(1, r.frames)) {
+    const std::int64_t cells = r.tokens_per_frame > 0 ? r.tokens_per_frame : r.tokens;
+    const auto [h, w] = near_square(cells);
+    grid_h_ = h * config_.merge;
+    grid_w_ = w * config_.merge;
+    const std::int64_t patches = grid_h_ * grid_w_;
+    patches_ = Matrix(context, DType::kF32, patches, config_.patch_values());
+    out_ = Matrix(context, DType::kF32, cells, config_.out_hidden);
+    fill_random(patches_.view(), 4);
+    const auto order = make_window_order(config_, grid_h_, grid_w_);
+    double pairs = 0;
+    for (std::size_t i = 1; i < order.starts.size(); ++i)
+      pairs += std::pow(static_cast<double>(order.starts[i] - order.starts[i - 1]), 2);
+    const auto full = static_cast<double>(config_.full_layers.size());
+    const double all_pairs = pairs * (static_cast<double>(config_.depth) - full) +
+                             full * static_cast<double>(patches) * static_cast<double>(patches);
+    const std::int64_t wide = config_.merge * config_.merge * config_.hidden;
+    const std::int64_t per_patch = config_.patch_values() * config_.hidden + config_.depth * block_weights(config_);
+    flops = static_cast<double>(frames_) *
+            (2.0 * static_cast<double>(patches * per_patch + cells * wide * (wide + config_.out_hidden)) +
+             4.0 * all_pairs * static_cast<double>(config_.hidden));
+    bytes = static_cast<double>(frames_ * model_.bytes);
+  }
+  void run() override {
+    for (std::int64_t f = 0; f < frames_; ++f) tower_.encode(grid_h_, grid_w_, patches_.view(), out_.view());
+  }
+
+ private:
+  VisionConfig config_;
+  RandomModel model_;
+  VisionTower tower_;
+  std::int64_t frames_, grid_h_ = 0, grid_w_ = 0;
+  Matrix patches_, out_;
+};
+
+}  // namespace
+
+/// A cell count as the most square grid whose sides multiply to it.
+std::pair<std::int32_t, std::int32_t> near_square(std::int64_t cells) {
+  auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(cells)));
+  while (cells % side != 0) --side;
+  return {static_cast<std::int32_t>(side), static_cast<std::int32_t>(cells / side)};
+}
+
+std::int64_t layer_weights(const TextConfig& text) {
+  const std::int64_t q = text.hidden * text.heads.heads * text.heads.head_dim;
+  const std::int64_t kv = text.hidden * text.heads.kv_heads * text.heads.head_dim;
+  return 2 * q + 2 * kv + 3 * text.hidden * text.ffn;
+}
+
+std::int64_t block_weights(const VisionConfig& v) { return 4 * v.hidden * v.hidden + 3 * v.hidden * v.ffn; }
+
+void fill_random(const MatrixView& m, std::uint32_t seed) {
+  std::uint32_t state = seed * 2654435761U + 1U;
+  for (std::int64_t r = 0; r < m.rows; ++r)
+    for (std::int64_t c = 0; c < m.cols; ++c) {
+      state = state * 1664525U + 1013904223U;
+      const float value = static_cast<float>(state >> 8U) * 0x1p-24F * 3.4F - 1.7F;
+      if (m.dtype == DType::kF32)
+        m.row<float>(r)[c] = value;
+      else
+        m.row<BFloat16>(r)[c] = to_bf16(value);
+    }
+}
+
+std::unique_ptr<Subject> make_attention_subject(const Context& context, const BenchRequest& request,
+                                                const Shaped& shaped) {
+  return std::make_unique<AttentionSubject>(context, request, shaped.table);
+}
+
+std::unique_ptr<Subject> make_vision_subject(const Context& context, const BenchRequest& request,
+                                             const Shaped& shaped) {
+  return std::make_unique<VisionSubject>(context, request, shaped.config, weight_type(request));
+}
+
+}  // namespace purekv

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "base/matrix.h"
+#include "device/context.h"
+#include "flow/frame_table.h"
+#include "model/config.h"
+#include "purekv/bench.h"
+
+namespace purekv {
+
+/// A benchmark's prompt and model as the engine's own types.
+struct Shaped {
+  FrameTable table;
+  ModelConfig config;
+};
+
+/// What a run is: work to repeat, and what it counts as.
+class Subject {
+ public:
+  virtual ~Subject() = default;
+  virtual void run() = 0;
+  double flops = 0, bytes = 0;
+  bool bound_by_bytes = false;
+  KvReport kv;
+};
+
+std::unique_ptr<Subject> make_attention_subject(const Context& context, const BenchRequest& request,
+                                                const Shaped& shaped);
+std::unique_ptr<Subject> make_vision_subject(const Context& context, const BenchRequest& request, const Shaped& shaped);
+std::unique_ptr<Subject> make_prefill_subject(const Context& context, const BenchRequest& request,
+                                              const Shaped& shaped);
+std::unique_ptr<Subject> make_decode_subject(const Context& context, const BenchRequest& request, const Shaped& shaped);
+
+/// Weight elements of one decoder layer and of one vision block, without biases and norms.
+std::int64_t layer_weights(const TextConfig& text);
+std::int64_t block_weights(const VisionConfig& vision);
+/// A cell count as the most square grid whose sides multiply to it: {height, width}.
+std::pair<std::int32_t, std::int32_t> near_square(std::int64_t cells);
+/// Uniform in [-1.7, 1.7): random values, never zeros, so that no unit takes a short cut.
+void fill_random(const MatrixView& m, std::uint32_t seed);
+
+inline DType weight_type(const BenchRequest& request) {
+  return request.weights == WeightType::kF32 ? DType::kF32 : DType::kBF16;
+}
+
+}  // namespace purekv
