@@ -32,7 +32,7 @@ def cell_labels(scene, seconds):
     far = torch.where(visible[..., None], far, 1e3)
     near, shape = far.min(2)
     color = color[..., None].expand_as(far).gather(2, shape[:, :, None])[:, :, 0]
-    return torch.where(near < 24, shape, NO_SHAPE), torch.where(near < 24, color, NO_COLOR)
+    return torch.where(near < 20, shape, NO_SHAPE), torch.where(near < 20, color, NO_COLOR)
 
 
 def probe_labels(scene, seconds):

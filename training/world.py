@@ -30,10 +30,12 @@ HUES = {"gray": (92, 92, 92), "green": (45, 90, 50), "blue": (45, 60, 125),
         "red": (120, 42, 42), "purple": (92, 48, 112), "brown": (100, 70, 38)}
 PATTERNS = ["stripes", "dots", "checks", "waves", "grids", "rings"]
 
+# Evidence is small and short on purpose: an object covers one to four merged tokens, a visit one or two
+# steps, so that a cache policy that drops at random loses answers.
 # Roles. The first five are there from the start; the visitors show up for a moment, one in each third.
 CHANGER, VANISHER, MOVER, FLASHER, STILL, VISITOR = range(6)
 RESIDENTS, VISITORS, ROLES, TARGET = 5, 3, 8, 8
-FLASH_SECONDS, MOVE_SECONDS, VISIT_SECONDS = 1.0, 2.0, 1.25
+FLASH_SECONDS, MOVE_SECONDS, VISIT_SECONDS = 1.0, 2.0, 1.0
 NEVER = 1e3
 
 
@@ -99,8 +101,8 @@ def sample_scenes(n, generator):
     return Scene(
         shape=uniform(8).argsort(1),
         zone=uniform(9).argsort(1),
-        offset=(uniform(9, 2) - 0.5) * 12,
-        radius=16 + 4 * uniform(8),
+        offset=(uniform(9, 2) - 0.5) * 28,
+        radius=10.5 + 3 * uniform(8),
         color=color,
         new_color=(color[:, CHANGER] + 1 + integer(7)) % 8,
         event_time=_spread(uniform(3), 2.0, 13.0, 2.5).gather(1, order),
@@ -204,7 +206,7 @@ def paint_inputs(scene, seconds):
 
 
 def paint(x, y, radius, visible, color, hue, pattern, phase):
-    """Frames [B,T,3,168,168] as floats in 0..255. The MOVER's layer order follows the shape order."""
+    """Frames [B,T,3,168,168] as floats in 0..255; where two objects meet, the later shape lies on top."""
     axis = torch.arange(SIZE, device=x.device, dtype=torch.float32)
     px, py = axis[None, None, None, :], axis[None, None, :, None]
     wide = (slice(None), slice(None), None, None)
@@ -217,7 +219,7 @@ def paint(x, y, radius, visible, color, hue, pattern, phase):
     for i, name in enumerate(SHAPES):
         d = _distance(name, px - x[..., i][wide], py - y[..., i][wide], radius[..., i][wide])
         shown = visible[..., i][wide]
-        outline = (2.0 - d).clamp(0, 1) * shown
+        outline = (1.7 - d).clamp(0, 1) * shown
         fill = (0.5 - d).clamp(0, 1) * shown
         for c in range(3):
             dark = planes[c] + (12.0 - planes[c]) * outline
