@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 
 namespace purekv {
@@ -47,5 +48,13 @@ struct Float16 {
 }
 
 [[nodiscard]] constexpr float to_float(float x) { return x; }
+
+/// Element i of an array that may be unaligned (a tensor in a mapped file).
+template <class T>
+[[nodiscard]] T load_element(const void* data, std::int64_t i) {
+  T x;
+  std::memcpy(&x, static_cast<const std::byte*>(data) + i * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
+  return x;
+}
 
 }  // namespace purekv

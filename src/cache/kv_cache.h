@@ -19,7 +19,7 @@ class LayerScratch {
  public:
   LayerScratch(const Context& context, const HeadShape& shape, std::int64_t rows, ByteCounter* counter);
   [[nodiscard]] KvView view() const;
-  [[nodiscard]] void* keys() const { return k_.data(); }    ///< row stride head_dim, head stride rows * head_dim
+  [[nodiscard]] void* keys() const { return k_.data(); }  ///< row stride head_dim, head stride rows * head_dim
   [[nodiscard]] void* values() const { return v_.data(); }
   [[nodiscard]] std::int64_t rows() const { return rows_; }
 
@@ -37,6 +37,8 @@ class LayerScratch {
 class KvCache {
  public:
   KvCache(const Context& context, const HeadShape& shape, std::int64_t layers);
+  KvCache(const KvCache&) = delete;  // buffers point at the counter
+  KvCache& operator=(const KvCache&) = delete;
 
   [[nodiscard]] ByteCounter* counter();
   /// Takes a layer's scratch: the kept rows only (nullptr: all). The scratch is freed. `first` is
@@ -61,6 +63,8 @@ class KvCache {
     std::int64_t rows = 0, capacity = 0;
     std::vector<std::int32_t> tokens;
   };
+  void grow(Head& head);
+
   Context context_;
   HeadShape shape_;
   ByteCounter counter_;

@@ -4,7 +4,7 @@
 
 #include "base/fail.h"
 #include "kernels/attention.h"
-#include "kernels/score.h"
+#include "kernels/value_norm.h"
 #include "model/decoder.h"
 
 namespace purekv {

@@ -11,18 +11,9 @@
 #include "flow/keep_list.h"
 #include "flow/observation.h"
 #include "purekv/options.h"
+#include "select/budget.h"
 
 namespace purekv {
-
-/// The one place where a budget becomes rows (interfaces.md 2).
-struct ResolvedBudget {
-  std::int64_t rows = 0;      ///< B, text rows included where the base is the prompt
-  std::int64_t window = 0;    ///< effective w of the score asked for
-  bool compress = false;      ///< false: every row stays and nothing is scored
-};
-
-/// l = table.rows; throws Error(kUsage) on a budget that no prompt could satisfy.
-ResolvedBudget resolve_budget(const CompressionOptions& options, const FrameTable& table);
 
 /// Arrays of one layer for `--trace` (interfaces.md 4): name without layer and suffix
 /// ("window", "vnorm", "local", "self", "nov", "score"), [kv_heads, columns].

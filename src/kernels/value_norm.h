@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/matrix.h"
+#include "base/shape.h"
+#include "device/context.h"
+#include "flow/frame_table.h"
+#include "flow/kv_view.h"
+
+namespace purekv {
+
+/// Norms of values (eq. 3 and methods.md 2.11).
+struct ValueNormParams {
+  HeadShape shape;
+  KvView kv;                          ///< l rows
+  const float* gram = nullptr;        ///< [heads, d, d], for `out` and `nov`
+  const FrameTable* table = nullptr;  ///< for `nov`
+  float* l2 = nullptr;                ///< [kv_heads, l] ||v||, or null
+  float* out = nullptr;               ///< [kv_heads, l] mean_h ||W_o^h v||, or null
+  float* nov = nullptr;  ///< [kv_heads, l] mean_h ||W_o^h (v - v of the same cell before)||; 0 in text; null: none
+};
+
+void value_norm(const Context& context, const ValueNormParams& params);
+
+/// gram[h] = (W_o^h)^T W_o^h of one layer.
+struct GramParams {
+  HeadShape shape;
+  ConstMatrixView w_o;    ///< [hidden, heads * head_dim] f32, bf16 or f16
+  float* gram = nullptr;  ///< [heads, d, d]
+};
+
+void gram(const Context& context, const GramParams& params);
+
+}  // namespace purekv
