@@ -18,9 +18,10 @@ VisionConfig with_window(std::int64_t window) {
 
 TEST(WindowOrder, RaggedWindowsOfTheSpecification) {
   const WindowOrder order = make_window_order(with_window(112), 12, 20);
-  const std::vector<std::int32_t> expected = {
-      0,  1,  2,  3,  10, 11, 12, 13, 20, 21, 22, 23, 30, 31, 32, 33, 4,  5,  6,  7,  14, 15, 16, 17, 24, 25, 26, 27, 34, 35,
-      36, 37, 8,  9,  18, 19, 28, 29, 38, 39, 40, 41, 42, 43, 50, 51, 52, 53, 44, 45, 46, 47, 54, 55, 56, 57, 48, 49, 58, 59};
+  const std::vector<std::int32_t> expected = {0,  1,  2,  3,  10, 11, 12, 13, 20, 21, 22, 23, 30, 31, 32,
+                                              33, 4,  5,  6,  7,  14, 15, 16, 17, 24, 25, 26, 27, 34, 35,
+                                              36, 37, 8,  9,  18, 19, 28, 29, 38, 39, 40, 41, 42, 43, 50,
+                                              51, 52, 53, 44, 45, 46, 47, 54, 55, 56, 57, 48, 49, 58, 59};
   EXPECT_EQ(order.cells, expected);
   EXPECT_EQ(order.starts, (std::vector<std::int32_t>{0, 64, 128, 160, 192, 224, 240}));
 }
@@ -51,7 +52,8 @@ TEST(Patchify, RowsAndColumnsFollowTheConvolution) {
   const std::vector<const std::uint8_t*> frames = {a.data(), b.data()};
   PreprocessConfig config;
   std::vector<float> out(8 * 1176, -1e30F);
-  patchify(config, {.frames = frames, .height = height, .width = width, .out = {out.data(), DType::kF32, 8, 1176, 1176}});
+  patchify(config,
+           {.frames = frames, .height = height, .width = width, .out = {out.data(), DType::kF32, 8, 1176, 1176}});
   for (std::int64_t p = 0; p < 8; ++p)
     for (std::int64_t e = 0; e < 1176; ++e) {
       const std::int64_t c = e / 392;
