@@ -60,7 +60,7 @@ ResolvedBudget resolve_budget(const CompressionOptions& options, const FrameTabl
   budget.rows = budget_rows(effective.budget, base);
   if (frame && !video) budget.rows = std::max(budget.rows, table.rows - visual + 1);
   const std::int64_t window = given_window(effective, table);
-  budget.window = frame ? std::min(kFrameWindow, question_rows(table))
+  budget.window = frame ? std::clamp<std::int64_t>(question_rows(table), 1, kFrameWindow)
                         : std::max<std::int64_t>(1, std::min(window, budget.rows / 2));
   budget.compress = effective.method != Method::kFull && base > budget.rows && (frame || base > window);
   return budget;
