@@ -1,0 +1,95 @@
+#include <utility>
+
+#include "command.h"
+#include "errors.h"
+#include "flag_binding.h"
+#include "flags.h"
+#include "interrupt.h"
+#include "model_path.h"
+#include "output.h"
+#include "progress.h"
+#include "report.h"
+#include "settings_json.h"
+
+namespace purekv::app {
+namespace {
+
+constexpr std::size_t kMostQuestion = 1U << 20U;
+
+/// The last positional; "-" is standard input less one newline at its end.
+std::string read_question(const std::string& argument) {
+  std::string question = argument;
+  if (argument == "-") {
+    question = read_input("the question on standard input", kMostQuestion + 1);
+    if (!question.empty() && question.back() == '\n') question.pop_back();
+  }
+  if (question.empty()) fail(ErrorKind::kInput, "the question is empty; write one, or - to read standard input");
+  check_text("the question", question);
+  return question;
+}
+
+class AskCommand : public Command {
+ public:
+  AskCommand()
+      : Command("ask", "[FLAGS] [MEDIA...] QUESTION",
+                "answer a question about videos, images or text\n\n"
+                "MEDIA is a video file, an image file, a folder of images (one video) or a .npy file (uint8\n"
+                "[T,H,W,3]), as many as you like. QUESTION comes last; - reads it from standard input. The answer\n"
+                "goes to standard output, progress and a table of sizes and times to standard error. \"paper\" below\n"
+                "is the default under --preset purekv-paper.") {
+    add_ask_flags(app_, flags_);
+    const FlagGroup group{app_, "Output"};
+    bind_switch(group, "--json", "print one JSON object instead of the answer", json_);
+    bind_path(group, {"--trace", "DIR", "write what happened as .npy files into DIR"}, trace_);
+    bind_switch(group, "--quiet", "print nothing but the answer and errors", quiet_);
+  }
+
+ private:
+  void run(const std::vector<std::string>& positionals) override {
+    AskOptions options = resolve(flags_);
+    options.trace_dir = trace_;
+    if (positionals.empty()) fail(ErrorKind::kUsage, "no question given; see purekv ask --help");
+    Question question;
+    question.text = read_question(positionals.back());
+
+    ProgressPrinter printer(quiet_);
+    Progress progress;
+    progress.stop = &stop_flag();
+    progress.step = [&printer](std::string_view stage, std::int64_t done, std::int64_t total) {
+      printer.step(stage, done, total);
+    };
+    if (!json_) progress.text = [this, &printer](std::string_view utf8) { stream(printer, utf8); };
+
+    const ModelPath model = find_model(flags_.engine.model);
+    note_demo(model, quiet_);
+    Engine engine(engine_options(flags_.engine, model.directory), progress);
+    for (std::size_t i = 0; i + 1 < positionals.size(); ++i) {
+      printer.step("media", static_cast<std::int64_t>(i), static_cast<std::int64_t>(positionals.size()) - 1);
+      question.media.push_back(open_media(positionals[i], flags_.media, engine.preprocess()));
+      check_interrupt();
+    }
+    const Answer answer = engine.ask(std::move(question), options, progress);
+    check_interrupt();
+    printer.clear();
+    const Settings settings{flags_, options, model.directory, engine.device(), quiet_};
+    write_out(json_ ? dump(answer_json(settings, answer)) + "\n" : "\n");
+    flush_out();
+    if (!json_ && !quiet_) print_table(closing_table(answer, engine.preprocess().merge));
+  }
+
+  static void stream(ProgressPrinter& printer, std::string_view utf8) {
+    printer.clear();
+    write_out(utf8);
+    flush_out();
+  }
+
+  AskFlags flags_;
+  std::string trace_;
+  bool json_ = false, quiet_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_ask_command() { return std::make_unique<AskCommand>(); }
+
+}  // namespace purekv::app

@@ -1,0 +1,102 @@
+#include "command.h"
+
+#include <algorithm>
+#include <cctype>
+
+#include "errors.h"
+#include "output.h"
+
+namespace purekv::app {
+namespace {
+
+/// CLI11's help with our own first line: positional arguments are unknown to it.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  explicit HelpFormatter(std::string usage) : usage_(std::move(usage)) {
+    constexpr std::size_t kColumn = 34;
+    column_width(kColumn);
+  }
+  std::string make_usage(const CLI::App* /*app*/, std::string /*name*/) const override { return usage_ + "\n"; }
+
+ private:
+  std::string usage_;
+};
+
+struct SplitArguments {
+  std::vector<std::string> flags, positionals;
+};
+
+/// "-" and negative numbers are no flags.
+bool looks_like_flag(const std::string& argument) {
+  return argument.size() > 1 && argument[0] == '-' && std::isdigit(static_cast<unsigned char>(argument[1])) == 0 &&
+         argument[1] != '.';
+}
+
+SplitArguments split(const CLI::App& app, const std::vector<std::string>& arguments) {
+  SplitArguments out;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (argument == "--") {
+      out.positionals.insert(out.positionals.end(), arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                             arguments.end());
+      break;
+    }
+    if (!looks_like_flag(argument)) {
+      out.positionals.push_back(argument);
+      continue;
+    }
+    const std::size_t equals = argument.find('=');
+    const std::string name = argument.substr(0, equals);
+    const CLI::Option* option = app.get_option_no_throw(name);
+    if (option == nullptr)
+      fail(ErrorKind::kUsage, "unknown flag {}; see {} --help (a text that begins with a dash goes after --)", name,
+           app.get_name());
+    const bool has_value = equals != std::string::npos;
+    const bool takes_value = option->get_expected_max() > 0;
+    if (takes_value && !has_value && i + 1 == arguments.size()) fail(ErrorKind::kUsage, "{} needs a value", name);
+    if (!takes_value && has_value)
+      fail(ErrorKind::kUsage, "{} takes no value; leave out \"{}\"", name, argument.substr(equals));
+    out.flags.push_back(name);
+    if (takes_value) out.flags.push_back(has_value ? argument.substr(equals + 1) : arguments[++i]);
+  }
+  return out;
+}
+
+/// CLI11 refuses a second `--budget` too, but in words that do not name the remedy.
+void refuse_repeats(const CLI::App& app, const std::vector<std::string>& flags) {
+  std::vector<std::string> seen;
+  for (std::size_t i = 0; i < flags.size(); ++i) {
+    if (std::find(seen.begin(), seen.end(), flags[i]) != seen.end())
+      fail(ErrorKind::kUsage, "{} is given twice; give it once", flags[i]);
+    seen.push_back(flags[i]);
+    if (app.get_option_no_throw(flags[i])->get_expected_max() > 0) ++i;
+  }
+}
+
+}  // namespace
+
+Command::Command(const std::string& name, const std::string& arguments, const std::string& about)
+    : app_("", "purekv " + name), about_(about.substr(0, about.find('\n'))) {
+  app_.formatter(
+      std::make_shared<HelpFormatter>("purekv " + name + ": " + about + "\n\nUsage: purekv " + name + " " + arguments));
+  app_.set_help_flag("-h,--help", "print this and exit");
+}
+
+void Command::start(const std::vector<std::string>& arguments) {
+  SplitArguments parts = split(app_, arguments);
+  if (std::any_of(parts.flags.begin(), parts.flags.end(),
+                  [](const std::string& flag) { return flag == "-h" || flag == "--help"; })) {
+    write_out(app_.help());
+    return;
+  }
+  refuse_repeats(app_, parts.flags);
+  std::reverse(parts.flags.begin(), parts.flags.end());  // CLI11 pops from the back
+  try {
+    app_.parse(parts.flags);
+  } catch (const CLI::Error& error) {
+    fail(ErrorKind::kUsage, "{}; see {} --help", error.what(), app_.get_name());
+  }
+  run(parts.positionals);
+}
+
+}  // namespace purekv::app

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace purekv::app {
+
+/// Tells on stderr how far the work is: one line that overwrites itself on a terminal, else one line
+/// a finished stage and one for every 10 s within a stage.
+class ProgressPrinter {
+ public:
+  explicit ProgressPrinter(bool quiet);
+  void step(std::string_view stage, std::int64_t done, std::int64_t total);
+  /// Takes the line off the terminal: before an answer is printed.
+  void clear();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  bool quiet_, terminal_;
+  Clock::time_point last_;
+};
+
+/// Takes a progress line off the terminal, if there is one: before an error is printed.
+void clear_progress_line() noexcept;
+
+/// One plain line on stderr.
+void print_note(std::string_view text);
+/// Lines as they are, on stderr.
+void print_table(std::string_view lines);
+
+}  // namespace purekv::app
