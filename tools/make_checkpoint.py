@@ -65,7 +65,7 @@ RECIPES = {
     "nested": dataclasses.replace(TINY, nested=True),
     "window4": dataclasses.replace(TINY, window=112),
     "group3": dataclasses.replace(TINY, hidden=384, layers=2, heads=6, ffn=256, mrope=(8, 12, 12), tied=False),
-    "group7": dataclasses.replace(TINY, hidden=896, layers=2, heads=7, kv_heads=1, ffn=320, mrope=(16, 24, 24)),
+    "group7": dataclasses.replace(TINY, hidden=896, layers=2, heads=7, kv_heads=1, ffn=320, mrope=(16, 24, 24), tied=False),
     # The text part of Qwen2.5-0.5B, under 8 blocks of the family's tower.
     "0.5b": Recipe(hidden=896, layers=24, heads=14, kv_heads=2, ffn=4864, mrope=(8, 12, 12),
                    **{**BIG_VISION, "vision_depth": 8, "full": (3, 7)}, **BIG),
@@ -224,8 +224,10 @@ def scale(normal, name, fan_in, scaled):
     if fan_in == 1:
         return normal * np.float32(0.1 if scaled else 0.01)
     if "embed_tokens" in name:
-        return normal * np.float32(0.5)
-    return normal * np.float32(0.8 / math.sqrt(fan_in))
+        return normal * np.float32(0.1)  # small beside the layers' part, or a tied model repeats its input
+    # Queries and keys large enough that attention picks rows: with a flat one the answers are loops.
+    gain = 2.0 if "q_proj" in name or "k_proj" in name else 0.8
+    return normal * np.float32(gain / math.sqrt(fan_in))
 
 
 def write_shard(path, recipe, seed, group):
