@@ -66,13 +66,27 @@ class Planner {
 
   void add_block(QueryBlock block, const std::vector<KeyRange>& ranges) {
     block.range_begin = static_cast<std::int32_t>(plan_.ranges.size());
-    for (const KeyRange& range : ranges)
-      if (range.count > 0) plan_.ranges.push_back(range);
+    for (const KeyRange& range : ranges) add_range(range, block.range_begin);
     block.range_end = static_cast<std::int32_t>(plan_.ranges.size());
     for (std::int32_t i = 0; i < block.count; ++i)
       for (std::int32_t n = block.range_begin; n < block.range_end; ++n)
         plan_.pairs += visible_keys(plan_.ranges[static_cast<std::size_t>(n)], block.first + i * block.step);
     plan_.blocks.push_back(block);
+  }
+
+  /// Neighbouring ranges of a block become one: fewer tiles with idle columns.
+  void add_range(const KeyRange& range, std::int32_t range_begin) {
+    if (range.count == 0) return;
+    const bool is_first = static_cast<std::int32_t>(plan_.ranges.size()) == range_begin;
+    KeyRange* last = is_first ? nullptr : &plan_.ranges.back();
+    const bool joins = last != nullptr && last->step == 1 && range.step == 1 && last->reach == range.reach &&
+                       last->first + last->count == range.first;
+    if (!joins) {
+      plan_.ranges.push_back(range);
+      return;
+    }
+    last->count += range.count;
+    last->causal = last->causal || range.causal;
   }
 
   /// Rows that see every row before them.

@@ -64,17 +64,18 @@ inline void pack_values(const KeySource& source, std::int64_t key, std::int64_t 
   }
 }
 
-/// Logits of rows [row, row + rows) against the packed keys; what a row does not see is -inf.
-/// Returns whether any row sees any key.
-inline bool tile_logits(const QueryTile& tile, const KeySource& source, const float* kt, std::int64_t key,
-                        std::int64_t keys, std::int64_t row, std::int64_t rows, float* s) {
-  bool any = false;
+/// Logits of rows [row, row + rows) against the packed keys; what a row does not see is -inf. Returns how many
+/// columns hold any key that any row sees, rounded up to whole vectors: later columns are not written.
+inline std::int64_t tile_logits(const QueryTile& tile, const KeySource& source, const float* kt, std::int64_t key,
+                                std::int64_t keys, std::int64_t row, std::int64_t rows, float* s) {
+  std::int64_t end = 0;
   Visible seen[kTileRows];
   for (std::int64_t r = 0; r < rows; ++r) {
     seen[r] = visible(source, key, keys, tile.first + (row + r) / tile.group * tile.step);
-    any = any || seen[r].low < seen[r].high;
+    if (seen[r].low < seen[r].high && seen[r].high > end) end = seen[r].high;
   }
-  if (!any) return false;
+  if (end == 0) return 0;
+  const std::int64_t columns = (end + kLanes - 1) / kLanes * kLanes;
   multiply_tile({.a = tile.q + row * tile.head_dim,
                  .a_stride = tile.head_dim,
                  .b = kt,
@@ -82,21 +83,21 @@ inline bool tile_logits(const QueryTile& tile, const KeySource& source, const fl
                  .c = s,
                  .c_stride = kTileKeys,
                  .rows = rows,
-                 .cols = kTileKeys,
+                 .cols = columns,
                  .depth = tile.head_dim,
                  .add = false});
   for (std::int64_t r = 0; r < rows; ++r) {
     float* logits = s + r * kTileKeys;
-    for (std::int64_t j = 0; j < seen[r].low && j < kTileKeys; ++j) logits[j] = kNone;
-    for (std::int64_t j = seen[r].high; j < kTileKeys; ++j) logits[j] = kNone;
+    for (std::int64_t j = 0; j < seen[r].low && j < columns; ++j) logits[j] = kNone;
+    for (std::int64_t j = seen[r].high; j < columns; ++j) logits[j] = kNone;
   }
-  return true;
+  return columns;
 }
 
 /// One row's online-softmax step: logits become probabilities, o is rescaled where the maximum rose.
-inline void soften(float* s, float* m, float* l, float* o, std::int64_t padded) {
+inline void soften(float* s, std::int64_t columns, float* m, float* l, float* o, std::int64_t padded) {
   Vec top = load(s);
-  for (std::int64_t j = kLanes; j < kTileKeys; j += kLanes) top = max(top, load(s + j));
+  for (std::int64_t j = kLanes; j < columns; j += kLanes) top = max(top, load(s + j));
   const float largest = max(top);
   if (largest > *m) {
     const float factor = sum(exp_negative(splat(*m - largest))) / kLanes;
@@ -107,7 +108,7 @@ inline void soften(float* s, float* m, float* l, float* o, std::int64_t padded) 
   }
   const Vec offset = splat(*m == kNone ? 0.0F : *m);
   Vec total{};
-  for (std::int64_t j = 0; j < kTileKeys; j += kLanes) {
+  for (std::int64_t j = 0; j < columns; j += kLanes) {
     const Vec p = exp_negative(load(s + j) - offset);
     store(s + j, p);
     total += p;
@@ -141,9 +142,10 @@ void accumulate(const QueryTile& tile, const KeySource& source, const SoftmaxSta
         }
         is_packed = true;
       }
-      if (!tile_logits(tile, source, kt, key, keys, row, rows, s)) continue;
+      const std::int64_t columns = tile_logits(tile, source, kt, key, keys, row, rows, s);
+      if (columns == 0) continue;
       for (std::int64_t r = 0; r < rows; ++r)
-        soften(s + r * kTileKeys, state.m + row + r, state.l + row + r,
+        soften(s + r * kTileKeys, columns, state.m + row + r, state.l + row + r,
                state.o == nullptr ? nullptr : state.o + (row + r) * padded, padded);
       if (state.o == nullptr) continue;
       multiply_tile({.a = s,
@@ -154,7 +156,7 @@ void accumulate(const QueryTile& tile, const KeySource& source, const SoftmaxSta
                      .c_stride = padded,
                      .rows = rows,
                      .cols = padded,
-                     .depth = keys,
+                     .depth = columns < keys ? columns : keys,
                      .add = true});
     }
   }
@@ -165,8 +167,13 @@ void seed(const QueryTile& tile, const KeySource& source, const SoftmaxState& st
   const std::int64_t padded = padded_dim(d);
   const std::int64_t at = source.first * source.row_stride;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    float logit = 0;
-    for (std::int64_t t = 0; t < d; ++t) logit += tile.q[r * d + t] * element(source.k, source.bf16, at + t);
+    // Independent sums, so that the compiler may keep them in one register.
+    float parts[kLanes] = {};
+    std::int64_t t0 = 0;
+    for (; t0 + kLanes <= d; t0 += kLanes)
+      for (int i = 0; i < kLanes; ++i) parts[i] += tile.q[r * d + t0 + i] * element(source.k, source.bf16, at + t0 + i);
+    float logit = sum(load(parts));
+    for (; t0 < d; ++t0) logit += tile.q[r * d + t0] * element(source.k, source.bf16, at + t0);
     const float top = logit > state.m[r] ? logit : state.m[r];
     const float before = state.l[r] > 0 ? sum(exp_negative(splat(state.m[r] - top))) / kLanes : 0.0F;
     const float now = sum(exp_negative(splat(logit - top))) / kLanes;
@@ -178,18 +185,19 @@ void seed(const QueryTile& tile, const KeySource& source, const SoftmaxState& st
 }
 
 /// Adds one row's probabilities of a key tile to its head's columns.
-inline void add_columns(const float* s, float lse, std::int64_t keys, bool is_sum, float* out) {
+inline void add_columns(const float* s, std::int64_t columns, std::int64_t keys, float lse, bool is_sum, float* out) {
   float p[kTileKeys];
   const Vec offset = splat(lse == kNone ? 0.0F : lse);
-  for (std::int64_t j = 0; j < kTileKeys; j += kLanes) {
+  for (std::int64_t j = 0; j < columns; j += kLanes) {
     // Rounding can put a logit a hair above its log-sum-exp; exp_negative ends at 0.
     const Vec x = load(s + j) - offset;
     store(p + j, exp_negative(x < Vec{} ? x : Vec{}));
   }
+  const std::int64_t count = columns < keys ? columns : keys;
   if (is_sum)
-    for (std::int64_t j = 0; j < keys; ++j) out[j] += p[j];
+    for (std::int64_t j = 0; j < count; ++j) out[j] += p[j];
   else
-    for (std::int64_t j = 0; j < keys; ++j) out[j] = out[j] > p[j] ? out[j] : p[j];
+    for (std::int64_t j = 0; j < count; ++j) out[j] = out[j] > p[j] ? out[j] : p[j];
 }
 
 void columns(const QueryTile& tile, const KeySource& source, const ColumnScores& scores) {
@@ -200,9 +208,9 @@ void columns(const QueryTile& tile, const KeySource& source, const ColumnScores&
     pack_keys(source, key, keys, tile.head_dim, kt);
     for (std::int64_t row = 0; row < tile.rows; row += kTileRows) {
       const std::int64_t rows = tile.rows - row < kTileRows ? tile.rows - row : kTileRows;
-      if (!tile_logits(tile, source, kt, key, keys, row, rows, s)) continue;
-      for (std::int64_t r = 0; r < rows; ++r)
-        add_columns(s + r * kTileKeys, scores.lse[row + r], keys, scores.sum,
+      const std::int64_t seen = tile_logits(tile, source, kt, key, keys, row, rows, s);
+      for (std::int64_t r = 0; seen > 0 && r < rows; ++r)
+        add_columns(s + r * kTileKeys, seen, keys, scores.lse[row + r], scores.sum,
                     scores.out + (row + r) % tile.group * source.count + key);
     }
   }
