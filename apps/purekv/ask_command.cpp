@@ -61,7 +61,6 @@ class AskCommand : public Command {
     if (!json_) progress.text = [this, &printer](std::string_view utf8) { stream(printer, utf8); };
 
     const ModelPath model = find_model(flags_.engine.model);
-    note_demo(model, quiet_);
     Engine engine(engine_options(flags_.engine, model.directory), progress);
     for (std::size_t i = 0; i + 1 < positionals.size(); ++i) {
       printer.step("media", static_cast<std::int64_t>(i), static_cast<std::int64_t>(positionals.size()) - 1);
@@ -74,6 +73,7 @@ class AskCommand : public Command {
     const Settings settings{flags_, options, model.directory, engine.device(), quiet_};
     write_out(json_ ? dump(answer_json(settings, answer)) + "\n" : "\n");
     flush_out();
+    note_demo(model, quiet_);
     if (!json_ && !quiet_) print_table(closing_table(answer, engine.preprocess().merge));
   }
 

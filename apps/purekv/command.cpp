@@ -24,6 +24,7 @@ class HelpFormatter : public CLI::Formatter {
 
 struct SplitArguments {
   std::vector<std::string> flags, positionals;
+  bool help = false;
 };
 
 /// "-" and negative numbers are no flags.
@@ -56,6 +57,7 @@ SplitArguments split(const CLI::App& app, const std::vector<std::string>& argume
     if (takes_value && !has_value && i + 1 == arguments.size()) fail(ErrorKind::kUsage, "{} needs a value", name);
     if (!takes_value && has_value)
       fail(ErrorKind::kUsage, "{} takes no value; leave out \"{}\"", name, argument.substr(equals));
+    out.help = out.help || name == "-h" || name == "--help";
     out.flags.push_back(name);
     if (takes_value) out.flags.push_back(has_value ? argument.substr(equals + 1) : arguments[++i]);
   }
@@ -79,14 +81,16 @@ Command::Command(const std::string& name, const std::string& arguments, const st
     : app_("", "purekv " + name), about_(about.substr(0, about.find('\n'))) {
   app_.formatter(
       std::make_shared<HelpFormatter>("purekv " + name + ": " + about + "\n\nUsage: purekv " + name + " " + arguments));
-  app_.set_help_flag("-h,--help", "print this and exit");
+  app_.set_help_flag("-h,--help", "print this and exit")->group("Help");
 }
 
 void Command::start(const std::vector<std::string>& arguments) {
   SplitArguments parts = split(app_, arguments);
-  if (std::any_of(parts.flags.begin(), parts.flags.end(),
-                  [](const std::string& flag) { return flag == "-h" || flag == "--help"; })) {
-    write_out(app_.help());
+  if (parts.help) {
+    std::string text = app_.help();
+    // CLI11 puts two empty lines between groups.
+    for (std::size_t at = 0; (at = text.find("\n\n\n", at)) != std::string::npos;) text.erase(at, 1);
+    write_out(text);
     return;
   }
   refuse_repeats(app_, parts.flags);

@@ -75,7 +75,6 @@ class EvalCommand : public Command {
   void answer_all(const std::vector<EvalItem>& items, const std::vector<EvalSetting>& settings, EvalRecords& records) {
     records.open_for_adding();
     const ModelPath model = find_model(flags_.engine.model);
-    note_demo(model, quiet_);
     Progress progress;
     progress.stop = &stop_flag();
     Engine engine(engine_options(flags_.engine, model.directory), progress);
@@ -88,6 +87,7 @@ class EvalCommand : public Command {
       printer.step("items", i + 1, count);
     }
     printer.clear();
+    note_demo(model, quiet_);
   }
 
   EvalRecord answer_one(Engine& engine, const EvalItem& item, const EvalSetting& setting, const Progress& progress) {

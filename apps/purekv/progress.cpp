@@ -36,8 +36,9 @@ void ProgressPrinter::step(std::string_view stage, std::int64_t done, std::int64
     line_shown = true;
     return;
   }
-  constexpr auto kBetween = std::chrono::seconds(10);
-  if (done < total && now - last_ < kBetween) return;
+  constexpr auto kWithinStage = std::chrono::seconds(10);
+  constexpr auto kStageEnd = std::chrono::seconds(2);
+  if (now - last_ < (done < total ? kWithinStage : kStageEnd)) return;
   last_ = now;
   print_note(fmt::format("{} {}/{}", stage, done, total));
 }

@@ -8,7 +8,7 @@
 namespace purekv::app {
 
 /// Tells on stderr how far the work is: one line that overwrites itself on a terminal, else one line
-/// a finished stage and one for every 10 s within a stage.
+/// a stage that took 2 s and one for every 10 s within a stage. An early error stands alone.
 class ProgressPrinter {
  public:
   explicit ProgressPrinter(bool quiet);
