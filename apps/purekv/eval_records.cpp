@@ -112,10 +112,11 @@ EvalTable make_table(const std::map<EvalRecords::Key, EvalRecord>& records, cons
 }
 
 std::string table_text(const EvalTable& table) {
-  std::size_t first = 0;
+  constexpr std::string_view kTitle = "exact match, %";
+  std::size_t first = kTitle.size();
   for (const std::string& task : table.tasks) first = std::max(first, task.size());
   constexpr std::size_t kLeast = 8;
-  std::string text = fmt::format("{:<{}}", "exact match, %", first = std::max(first, sizeof("exact match, %")));
+  std::string text = fmt::format("{:<{}}", kTitle, first);
   for (const std::string& setting : table.settings) text += fmt::format("  {:>{}}", setting, kLeast);
   text += "\n";
   for (const std::string& task : table.tasks) {

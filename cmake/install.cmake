@@ -1,0 +1,22 @@
+# The installed tree: program, archive, public headers, demo model, and a package for find_package.
+include(CMakePackageConfigHelpers)
+include(${CMAKE_CURRENT_LIST_DIR}/links.cmake)
+
+set(PUREKV_LINKS "")
+foreach(layer ${PUREKV_LAYERS})
+  purekv_gather_links(PUREKV_LINKS purekv_${layer})
+endforeach()
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/purekv)
+install(TARGETS purekv EXPORT purekv-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT purekv-targets NAMESPACE purekv:: DESTINATION ${package_dir})
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/purekv-config.cmake.in
+  ${PROJECT_BINARY_DIR}/purekv-config.cmake INSTALL_DESTINATION ${package_dir})
+# Before 1.0 a minor version may change the library's interface.
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/purekv-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/purekv-config.cmake ${PROJECT_BINARY_DIR}/purekv-config-version.cmake
+  DESTINATION ${package_dir})
+
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/purekv DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/demo DESTINATION ${CMAKE_INSTALL_DATADIR}/purekv)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
