@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 
+#include "interrupt.h"
 #include "progress.h"
 
 namespace purekv::app {
@@ -37,6 +38,8 @@ int report_exception() noexcept {
   // The outer handler is for the message itself: formatting it can run out of memory too.
   try {
     try {
+      // An interrupted decoder or read may fail in words of its own.
+      check_interrupt();
       throw;
     } catch (const Error& error) {
       return print_error(error.what(), error.kind());

@@ -43,7 +43,13 @@ void watch() {
 
 void install_interrupt_handler() {
   if (pipe(wake.data()) != 0) fail(ErrorKind::kResource, "no pipe for the interrupt handler; close some files");
+  // The signal must reach the main thread, whose blocking read it is to end; so the watcher blocks all.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   std::thread(watch).detach();
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   struct sigaction action = {};
   action.sa_handler = on_interrupt;
   // Without SA_RESTART a read of standard input ends, so that waiting for a question can be left.

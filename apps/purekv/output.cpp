@@ -26,9 +26,9 @@ constexpr std::size_t kReadBytes = 1U << 16U;
 std::size_t read_some(char* into, std::size_t most) {
   while (true) {
     const ssize_t count = read(STDIN_FILENO, into, most);
-    if (count >= 0) return static_cast<std::size_t>(count);
     const int error = errno;
     check_interrupt();
+    if (count >= 0) return static_cast<std::size_t>(count);
     if (error != EINTR) fail(ErrorKind::kInput, "cannot read standard input: {}", std::strerror(error));
   }
 }

@@ -24,8 +24,8 @@ FLAGS = {
     "inspect": f"{ENGINE} {MEDIA} --json",
     "tokenize": "--model --special --decode",
     "bench": ("--shape --layers --hidden --heads --kv-heads --head-dim --ffn --tokens --frames --tokens-per-frame "
-              f"--prefix --question --batch --weights --device --dtype --threads --seed --repeat --json --quiet --prefill-chunk "
-              f"{COMPRESSION} {ATTENTION}"),
+              f"--prefix --question --batch --weights --device --dtype --threads --seed --repeat --json --quiet "
+              f"--prefill-chunk {COMPRESSION} {ATTENTION}"),
     "eval": f"{ASK} --settings --out --shard --report --json --quiet",
     "completion": "",
 }
