@@ -1,12 +1,7 @@
 # The installed tree: program, archive, public headers, demo model, and a package for find_package.
 include(CMakePackageConfigHelpers)
-include(${CMAKE_CURRENT_LIST_DIR}/links.cmake)
 
-set(PUREKV_LINKS "")
-foreach(layer ${PUREKV_LAYERS})
-  purekv_gather_links(PUREKV_LINKS purekv_${layer})
-endforeach()
-
+get_property(PUREKV_LINKS GLOBAL PROPERTY PUREKV_LINKS)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/purekv)
 install(TARGETS purekv EXPORT purekv-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT purekv-targets NAMESPACE purekv:: DESTINATION ${package_dir})
