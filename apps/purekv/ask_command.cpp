@@ -53,12 +53,8 @@ class AskCommand : public Command {
     question.text = read_question(positionals.back());
 
     ProgressPrinter printer(quiet_);
-    Progress progress;
-    progress.stop = &stop_flag();
-    progress.step = [&printer](std::string_view stage, std::int64_t done, std::int64_t total) {
-      printer.step(stage, done, total);
-    };
-    if (!json_) progress.text = [this, &printer](std::string_view utf8) { stream(printer, utf8); };
+    Progress progress = engine_progress(printer);
+    if (!json_) progress.text = [&printer](std::string_view utf8) { stream(printer, utf8); };
 
     const ModelPath model = find_model(flags_.engine.model);
     Engine engine(engine_options(flags_.engine, model.directory), progress);

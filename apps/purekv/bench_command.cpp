@@ -152,12 +152,7 @@ class BenchCommand : public Command {
     request_.ask = resolve(flags_);
     request_.engine = engine_options(flags_.engine, "");
     ProgressPrinter printer(quiet_);
-    Progress progress;
-    progress.stop = &stop_flag();
-    progress.step = [&printer](std::string_view stage, std::int64_t done, std::int64_t total) {
-      printer.step(stage, done, total);
-    };
-    const BenchResult result = run_bench(request_, progress);
+    const BenchResult result = run_bench(request_, engine_progress(printer));
     check_interrupt();
     printer.clear();
     write_out(json_ ? dump(bench_json(result)) + "\n" : bench_text(result));

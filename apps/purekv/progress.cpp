@@ -5,6 +5,8 @@
 
 #include <cstdio>
 
+#include "interrupt.h"
+
 namespace purekv::app {
 namespace {
 
@@ -45,6 +47,15 @@ void ProgressPrinter::step(std::string_view stage, std::int64_t done, std::int64
 
 void ProgressPrinter::clear() {
   if (!quiet_) clear_progress_line();
+}
+
+Progress engine_progress(ProgressPrinter& printer) {
+  Progress progress;
+  progress.stop = &stop_flag();
+  progress.step = [&printer](std::string_view stage, std::int64_t done, std::int64_t total) {
+    printer.step(stage, done, total);
+  };
+  return progress;
 }
 
 void print_note(std::string_view text) {

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "purekv/engine.h"
+
 namespace purekv::app {
 
 /// Tells on stderr how far the work is: one line that overwrites itself on a terminal, else one line
@@ -21,6 +23,9 @@ class ProgressPrinter {
   bool quiet_, terminal_;
   Clock::time_point last_;
 };
+
+/// What the engine is given: steps go to `printer`, which must outlive the work; Ctrl-C stops it.
+Progress engine_progress(ProgressPrinter& printer);
 
 /// Takes a progress line off the terminal, if there is one: before an error is printed.
 void clear_progress_line() noexcept;
