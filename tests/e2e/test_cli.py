@@ -366,7 +366,7 @@ def test_interrupt_while_answering(demo_model):
 
 def test_interrupt_leaves_json_empty(demo_model):
     process = start(["ask", "--model", demo_model, "-", *LONG, "--json", "--quiet"])
-    process.stdin.write(b"word " * 1500)
+    process.stdin.write(b"Tell me everything.")
     process.stdin.close()
     process.stdin = None
     with pytest.raises(subprocess.TimeoutExpired):
