@@ -12,8 +12,8 @@ enum class ComputeType { kDefault, kF32, kBf16 };
 /// How many rows a layer and KV head may keep: a share of the base, or a row count.
 struct Budget {
   bool is_percent = true;
-  double percent = 20.0;    ///< (0, 100]
-  std::int64_t rows = 0;    ///< >= 1 where !is_percent
+  double percent = 20.0;  ///< (0, 100]
+  std::int64_t rows = 0;  ///< >= 1 where !is_percent
 };
 
 enum class Method { kFull, kPureKv, kRandom };
@@ -29,15 +29,15 @@ struct CompressionOptions {
   Method method = Method::kPureKv;
   Budget budget;
   BudgetBase budget_base = BudgetBase::kPrompt;
-  std::int64_t window = 64;       ///< rows; `window_is_question`: at most so many question rows
-  bool window_is_question = true; ///< preset `purekv`: the rows after the last visual row
+  std::int64_t window = 64;        ///< rows; `window_is_question`: at most so many question rows
+  bool window_is_question = true;  ///< preset `purekv`: the rows after the last visual row
   std::int64_t sinks = 0;
   Score score = Score::kOwnFrame;
-  std::int64_t clie_layer = 2;    ///< 0-based; >= layers means own scores everywhere
+  std::int64_t clie_layer = 2;  ///< 0-based; >= layers means own scores everywhere
   RowReduce row_reduce = RowReduce::kMax;
   GqaReduce gqa_reduce = GqaReduce::kMax;
   ValueNorm vnorm = ValueNorm::kOut;
-  std::uint64_t seed = 0;         ///< method random
+  std::uint64_t seed = 0;  ///< method random
 };
 
 /// Which keys a prefill row sees, from layer `sparse_from` on (methods.md 3).

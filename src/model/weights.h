@@ -12,8 +12,8 @@ namespace purekv {
 
 /// A linear layer: the weight as the file holds it, the bias (small) as float32.
 struct LinearWeight {
-  ConstMatrixView weight;    ///< [out, in]
-  std::vector<float> bias;   ///< [out] or empty
+  ConstMatrixView weight;   ///< [out, in]
+  std::vector<float> bias;  ///< [out] or empty
   [[nodiscard]] const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
 };
 
