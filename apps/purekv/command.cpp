@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
 
 #include "errors.h"
+#include "flag_binding.h"
+#include "knobs.h"
 #include "output.h"
 
 namespace purekv::app {
@@ -64,6 +67,14 @@ SplitArguments split(const CLI::App& app, const std::vector<std::string>& argume
   return out;
 }
 
+/// The file that `flags` or the environment name, empty where neither does.
+std::string config_path(const std::vector<std::string>& flags) {
+  const auto at = std::find(flags.begin(), flags.end(), "--config");
+  if (at != flags.end()) return *(at + 1);
+  const char* variable = std::getenv("PUREKV_CONFIG");
+  return variable != nullptr ? variable : "";
+}
+
 /// CLI11 refuses a second `--budget` too, but in words that do not name the remedy.
 void refuse_repeats(const CLI::App& app, const std::vector<std::string>& flags) {
   std::vector<std::string> seen;
@@ -82,9 +93,34 @@ Command::Command(const std::string& name, const std::string& arguments, const st
   app_.formatter(
       std::make_shared<HelpFormatter>("purekv " + name + ": " + about + "\n\nUsage: purekv " + name + " " + arguments));
   app_.set_help_flag("-h,--help", "print this and exit")->group("Help");
+  bind_path({app_, "Help"}, {"--config", "FILE", "flags as lines of TOML, such as budget = \"10%\""}, config_);
 }
 
-void Command::start(const std::vector<std::string>& arguments) {
+void Command::parse(std::vector<std::string> flags, const std::set<std::string>& known) {
+  refuse_repeats(app_, flags);
+  std::vector<Knob> knobs = environment_knobs(app_);
+  add_knobs(app_, knobs, flags);
+  if (const std::string path = config_path(flags); !path.empty()) {
+    const std::vector<Knob> more = file_knobs(path, app_, known);
+    add_knobs(app_, more, flags);
+    knobs.insert(knobs.end(), more.begin(), more.end());
+  }
+  std::reverse(flags.begin(), flags.end());  // CLI11 pops from the back
+  try {
+    app_.parse(flags);
+  } catch (const CLI::Error& error) {
+    fail(ErrorKind::kUsage, "{}; see {} --help", error.what(), app_.get_name());
+  } catch (const Error& error) {
+    // A value that nobody typed now: say where it stands.
+    const std::string_view message = error.what();
+    for (const Knob& knob : knobs)
+      if (message.starts_with(fmt::format("{} is \"{}\"", knob.flag, knob.value)))
+        fail(error.kind(), "{} ({})", message, knob.origin);
+    throw;
+  }
+}
+
+void Command::start(const std::vector<std::string>& arguments, const std::set<std::string>& known) {
   SplitArguments parts = split(app_, arguments);
   if (parts.help) {
     std::string text = app_.help();
@@ -93,13 +129,7 @@ void Command::start(const std::vector<std::string>& arguments) {
     write_out(text);
     return;
   }
-  refuse_repeats(app_, parts.flags);
-  std::reverse(parts.flags.begin(), parts.flags.end());  // CLI11 pops from the back
-  try {
-    app_.parse(parts.flags);
-  } catch (const CLI::Error& error) {
-    fail(ErrorKind::kUsage, "{}; see {} --help", error.what(), app_.get_name());
-  }
+  parse(std::move(parts.flags), known);
   run(parts.positionals);
 }
 

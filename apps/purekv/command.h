@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,9 @@ class Command {
   Command(const Command&) = delete;
   Command& operator=(const Command&) = delete;
 
-  /// Parses and runs; `arguments` without the program's and the command's name. Throws Error.
-  void start(const std::vector<std::string>& arguments);
+  /// Parses and runs; `arguments` without the program's and the command's name. What they leave out, the
+  /// environment and then the file of --config may give; `known` holds the flags of every command. Throws Error.
+  void start(const std::vector<std::string>& arguments, const std::set<std::string>& known);
 
   [[nodiscard]] const CLI::App& app() const { return app_; }
   [[nodiscard]] const std::string& about() const { return about_; }
@@ -29,7 +31,10 @@ class Command {
   CLI::App app_;
 
  private:
+  void parse(std::vector<std::string> flags, const std::set<std::string>& known);
+
   std::string about_;
+  std::string config_;
 };
 
 using Commands = std::vector<std::unique_ptr<Command>>;

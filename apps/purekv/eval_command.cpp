@@ -27,7 +27,10 @@ class EvalCommand : public Command {
     const FlagGroup group{app_, "Evaluation"};
     bind_path(group, {"--settings", "LIST", "such as full,random@20%,purekv@50%,purekv-paper@10%"}, settings_);
     bind_path(group, {"--out", "FILE", "add a JSON line for each item and setting; skip those it holds"}, out_);
-    bind(group, {"--shard", "I/N", "answer only every N-th item, from the I-th on (default 1/1)"}, shard_, parse_shard);
+    bind(group,
+         {"--shard", "I/N",
+          "answer only every N-th group of items that share their media, from the I-th on (default 1/1)"},
+         shard_, parse_shard);
     bind_switch(group, "--report", "answer nothing, print the table of what --out holds", report_);
     bind_switch(group, "--json", "print the table as one JSON object", json_);
     bind_switch(group, "--quiet", "no progress on standard error", quiet_);
@@ -79,23 +82,51 @@ class EvalCommand : public Command {
     progress.stop = &stop_flag();
     Engine engine(engine_options(flags_.engine, model.directory), progress);
     ProgressPrinter printer(quiet_);
-    const auto count = static_cast<std::int64_t>(items.size());
-    for (std::int64_t i = shard_.index - 1; i < count; i += shard_.count) {
-      const EvalItem& item = items[static_cast<std::size_t>(i)];
+    const std::vector<EvalItem> mine = shard_of(items);
+    const auto count = static_cast<std::int64_t>(mine.size());
+    Seen seen;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const EvalItem& item = mine[static_cast<std::size_t>(i)];
       for (const EvalSetting& setting : settings)
-        if (!records.holds(item.id, setting.name)) records.add(answer_one(engine, item, setting, progress));
+        if (!records.holds(item.id, setting.name)) records.add(answer_one(engine, item, setting, seen));
       printer.step("items", i + 1, count);
     }
     printer.clear();
     note_demo(model, quiet_);
   }
 
-  EvalRecord answer_one(Engine& engine, const EvalItem& item, const EvalSetting& setting, const Progress& progress) {
+  /// Every N-th group of neighbours that ask about the same media: one encoding serves a group.
+  [[nodiscard]] std::vector<EvalItem> shard_of(const std::vector<EvalItem>& items) const {
+    std::vector<EvalItem> mine;
+    std::int64_t group = 0;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      if (i > 0 && (items[i].media.empty() || items[i].media != items[i - 1].media)) ++group;
+      if (group % shard_.count == shard_.index - 1) mine.push_back(items[i]);
+    }
+    return mine;
+  }
+
+  /// The media that were encoded last.
+  struct Seen {
+    std::vector<std::string> paths;
+    std::shared_ptr<const EncodedMedia> media;
+  };
+
+  void see(const Engine& engine, const std::vector<std::string>& paths, const Progress& progress, Seen& seen) {
+    if (seen.media != nullptr && seen.paths == paths) return;
+    std::vector<std::unique_ptr<ClipSource>> sources;
+    for (const std::string& path : paths) sources.push_back(open_media(path, flags_.media, engine.preprocess()));
+    seen = {paths, engine.encode(std::move(sources), progress)};
+  }
+
+  EvalRecord answer_one(Engine& engine, const EvalItem& item, const EvalSetting& setting, Seen& seen) {
     try {
+      Progress progress;
+      progress.stop = &stop_flag();
+      see(engine, item.media, progress, seen);
       Question question;
       question.text = item.question;
-      for (const std::string& path : item.media)
-        question.media.push_back(open_media(path, flags_.media, engine.preprocess()));
+      question.encoded = seen.media;
       const Answer answer = engine.ask(std::move(question), setting.options, progress);
       check_interrupt();
       const std::string text = trim(answer.text);

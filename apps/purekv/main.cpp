@@ -1,5 +1,6 @@
 // purekv: the command line program. Each command is a file of its own; this one only chooses.
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,15 @@ Commands make_commands() {
   return commands;
 }
 
+/// The flags of all commands: what a configuration file may name.
+std::set<std::string> all_flags(const Commands& commands) {
+  std::set<std::string> flags;
+  for (const auto& command : commands)
+    for (const CLI::Option* option : command->app().get_options())
+      for (const std::string& name : option->get_lnames()) flags.insert("--" + name);
+  return flags;
+}
+
 std::string help(const Commands& commands) {
   std::string text =
       "purekv: questions about video on a fraction of the KV-cache memory\n\n"
@@ -34,7 +44,9 @@ std::string help(const Commands& commands) {
          "  --version   print the version and exit\n\n"
          "Example:\n"
          "  purekv ask clip.mp4 \"What happens?\" --budget 20% --model DIR\n\n"
-         "Without --model the environment's PUREKV_MODEL names the folder, else the demo model answers.\n"
+         "Every flag is also a variable (PUREKV_BUDGET, PUREKV_TOP_K) and a line of the TOML file that --config or\n"
+         "PUREKV_CONFIG names (budget = \"10%\"); a flag wins over a variable, a variable over the file. Without a\n"
+         "model the demo model answers.\n"
          "Exit codes: 0 done, 1 a bug, 2 usage, 3 input, 4 resources, 130 interrupted.\n";
 }
 
@@ -45,7 +57,8 @@ void dispatch(const std::vector<std::string>& arguments) {
   if (first == "--help" || first == "-h") return write_out(help(commands));
   if (first == "--version") return write_out("purekv " PUREKV_VERSION "\n");
   for (const auto& command : commands)
-    if (command->app().get_name() == "purekv " + first) return command->start({arguments.begin() + 1, arguments.end()});
+    if (command->app().get_name() == "purekv " + first)
+      return command->start({arguments.begin() + 1, arguments.end()}, all_flags(commands));
   fail(ErrorKind::kUsage, "unknown command \"{}\"; see purekv --help", first);
 }
 

@@ -1,6 +1,5 @@
 #include "model_path.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <vector>
 
@@ -27,8 +26,6 @@ std::vector<fs::path> demo_candidates() {
 
 ModelPath find_model(const std::optional<std::string>& given) {
   if (given) return {*given, false};
-  if (const char* variable = std::getenv("PUREKV_MODEL"); variable != nullptr && *variable != '\0')
-    return {variable, false};
   for (const fs::path& candidate : demo_candidates()) {
     std::error_code error;
     if (fs::exists(candidate / "config.json", error)) return {candidate.lexically_normal().string(), true};

@@ -7,11 +7,11 @@ namespace purekv::app {
 
 struct ModelPath {
   std::string directory;
-  bool is_demo = false;  ///< found without a flag or PUREKV_MODEL
+  bool is_demo = false;  ///< nobody named a model
 };
 
-/// `given`, else the environment's PUREKV_MODEL, else the demo model: beside the installed program
-/// (../share/purekv/demo), in the source tree it was built from, or three folders up from a build.
+/// `given`, else the demo model: beside the installed program (../share/purekv/demo), in the source tree it was
+/// built from, or three folders up from a build.
 /// Throws Error(kInput) where none is there.
 ModelPath find_model(const std::optional<std::string>& given);
 

@@ -53,10 +53,14 @@ struct Progress {
   const std::atomic<bool>* stop = nullptr;          ///< set: Error(kInterrupted) soon after
 };
 
+/// What the vision tower made of media, for any number of questions to the engine that encoded them.
+struct EncodedMedia;
+
 /// One question about media in order; `ids` non-empty replaces the chat template: the prompt's
 /// ids with one pad id a medium.
 struct Question {
   std::vector<std::unique_ptr<ClipSource>> media;
+  std::shared_ptr<const EncodedMedia> encoded;  ///< in place of `media`; cannot be traced
   std::string text;
   std::vector<std::int32_t> ids;
 };
@@ -82,6 +86,10 @@ class Engine {
 
   /// Prompt rows that `question` will take (text and visual). Consumes no frame.
   [[nodiscard]] std::int64_t count_rows(const Question& question, const AskOptions& options) const;
+
+  /// Runs the vision tower over media once, for questions that share them. Consumes the media.
+  [[nodiscard]] std::shared_ptr<const EncodedMedia> encode(std::vector<std::unique_ptr<ClipSource>> media,
+                                                           const Progress& progress = {}) const;
 
   /// Answers; throws Error. The engine stays usable afterwards.
   Answer ask(Question question, const AskOptions& options, const Progress& progress = {});

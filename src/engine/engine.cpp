@@ -93,12 +93,17 @@ ModelSummary Engine::summary() const {
 
 std::int64_t Engine::count_rows(const Question& question, const AskOptions& options) const {
   PromptParts parts;
-  for (const auto& clip : question.media) parts.media.push_back(clip->info());
+  parts.media = media_of(question);
   parts.question = question.text;
   parts.system = options.system;
   parts.ids = question.ids;
   const Tokenizer* tokenizer = state_->model.tokenizer ? &*state_->model.tokenizer : nullptr;
   return static_cast<std::int64_t>(make_prompt(state_->model.config, tokenizer, parts).ids.size());
+}
+
+std::shared_ptr<const EncodedMedia> Engine::encode(std::vector<std::unique_ptr<ClipSource>> media,
+                                                   const Progress& progress) const {
+  return encode_media(state_->model, media, progress);
 }
 
 Answer Engine::ask(Question question, const AskOptions& options, const Progress& progress) {

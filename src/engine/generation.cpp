@@ -1,14 +1,13 @@
 #include "engine/generation.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/fail.h"
 #include "device/memory.h"
 #include "engine/sampler.h"
 #include "model/decoder.h"
-#include "model/patchify.h"
-#include "model/vision_tower.h"
 #include "sparse/plan.h"
 
 namespace purekv {
@@ -21,6 +20,15 @@ double ms_since(Clock::time_point begin) {
 }
 
 }  // namespace
+
+std::vector<ClipInfo> media_of(const Question& question) {
+  if (question.encoded != nullptr && !question.media.empty())
+    fail(ErrorKind::kUsage, "a question has {} media and encoded media too; give one of them", question.media.size());
+  if (question.encoded != nullptr) return question.encoded->media;
+  std::vector<ClipInfo> media;
+  for (const auto& source : question.media) media.push_back(source->info());
+  return media;
+}
 
 Generation::Generation(LoadedModel& model, Question question, const AskOptions& options, const Progress& progress)
     : model_(model),
@@ -52,7 +60,7 @@ void Generation::check_stop(std::string_view stage) const {
 
 void Generation::plan() {
   PromptParts parts;
-  for (const auto& clip : question_.media) parts.media.push_back(clip->info());
+  parts.media = media_of(question_);
   parts.question = question_.text;
   parts.system = options_.system;
   parts.ids = question_.ids;
@@ -69,27 +77,21 @@ void Generation::plan() {
   answer_.budget_rows = budget.rows;
   answer_.window = budget.window;
   answer_.sparse_from = resolve_sparse_from(options_, model_.config.text.layers);
+  if (trace_.on() && question_.encoded != nullptr)
+    fail(ErrorKind::kUsage, "a trace holds pixels, which encoded media no longer have; give the media themselves");
   trace_.prompt(prompt_, model_.config.vision, answer_.media);
 }
 
 void Generation::encode_media() {
   const TextConfig& text = model_.config.text;
-  const auto rows = answer_.prompt_tokens;
   const Decoder decoder(model_.context, text, model_.language);
-  hidden_ = Matrix(model_.context, DType::kF32, rows, text.hidden);
+  hidden_ = Matrix(model_.context, DType::kF32, answer_.prompt_tokens, text.hidden);
   decoder.embed(prompt_.ids, hidden_.view());
-  std::optional<NpyWriter> pixels;
-  std::int64_t patches = 0;
-  for (const ClipInfo& clip : answer_.media)
-    patches += static_cast<std::int64_t>(clip.grid_t) * clip.grid_h * clip.grid_w;
-  const std::int64_t width = model_.config.vision.patch_values();
-  if (trace_.on()) pixels.emplace(trace_.path("pixel_values"), "<f4", std::vector<std::int64_t>{patches, width});
-  if (!question_.media.empty()) {
-    VisionTower tower(model_.context, model_.config.vision, model_.vision);
-    for (std::size_t i = 0; i < question_.media.size(); ++i) encode_clip(i, tower, pixels ? &*pixels : nullptr);
-  }
+  if (question_.encoded != nullptr)
+    copy_encoded(*question_.encoded);
+  else
+    encode_sources();
   if (!trace_.on()) return;
-  pixels->finish();
   NpyWriter vision(trace_.path("vision"), "<f4", {answer_.video_tokens, text.hidden});
   for (const FrameSpan& frame : prompt_.table.frames)
     vision.write(hidden_.slice(frame.start, 1).data,
@@ -97,41 +99,34 @@ void Generation::encode_media() {
   vision.finish();
 }
 
-void Generation::encode_clip(std::size_t medium, VisionTower& tower, NpyWriter* pixels) {
-  ClipSource& source = *question_.media[medium];
-  const ClipInfo& clip = answer_.media[medium];
-  const VisionConfig& vision = model_.config.vision;
-  const std::int64_t cells = static_cast<std::int64_t>(clip.grid_h / vision.merge) * (clip.grid_w / vision.merge);
-  std::vector<std::vector<std::uint8_t>> frames(static_cast<std::size_t>(vision.temporal_patch));
-  const std::int64_t slice_patches = static_cast<std::int64_t>(clip.grid_h) * clip.grid_w;
-  const Matrix patches(model_.context, DType::kF32, slice_patches, vision.patch_values());
-  for (std::int64_t t = 0; t < clip.grid_t; ++t) {
-    check_stop("vision");
-    const auto decode_begin = Clock::now();
-    for (std::size_t f = 0; f < frames.size(); ++f) {
-      // An image is one frame that the tower sees `temporal_patch` times.
-      if (clip.kind == MediaKind::kImage && f > 0)
-        frames[f] = frames[0];
-      else if (!source.next(frames[f]))
-        fail(ErrorKind::kInput, "{} ended after {} of {} sampled frames; the file may be truncated", clip.path,
-             t * vision.temporal_patch + static_cast<std::int64_t>(f), clip.frame_indices.size());
-    }
-    answer_.time_ms.media += ms_since(decode_begin);
-    const auto vision_begin = Clock::now();
-    std::vector<const std::uint8_t*> pointers;
-    pointers.reserve(frames.size());
-    for (const auto& frame : frames) pointers.push_back(frame.data());
-    patchify(model_.config.preprocess,
-             {.frames = pointers, .height = clip.height, .width = clip.width, .out = patches.view()});
-    if (pixels != nullptr)
-      pixels->write(patches.view().data,
-                    slice_patches * vision.patch_values() * static_cast<std::int64_t>(sizeof(float)));
-    tower.encode(clip.grid_h, clip.grid_w, patches.view(),
-                 hidden_.slice(prompt_.media_start[medium] + t * cells, cells));
-    answer_.time_ms.vision += ms_since(vision_begin);
-    step("vision", t + 1, clip.grid_t);
+void Generation::copy_encoded(const EncodedMedia& encoded) {
+  std::int64_t first = 0;
+  for (std::size_t i = 0; i < encoded.media.size(); ++i) {
+    const std::int64_t count = visual_rows(encoded.media[i], model_.config.vision);
+    std::memcpy(hidden_.view().row<float>(prompt_.media_start[i]), encoded.rows.view().row<float>(first),
+                static_cast<std::size_t>(count * model_.config.text.hidden) * sizeof(float));
+    first += count;
   }
-  question_.media[medium].reset();
+}
+
+void Generation::encode_sources() {
+  std::optional<NpyWriter> pixels;
+  std::int64_t patches = 0;
+  for (const ClipInfo& clip : answer_.media)
+    patches += static_cast<std::int64_t>(clip.grid_t) * clip.grid_h * clip.grid_w;
+  const std::int64_t width = model_.config.vision.patch_values();
+  if (trace_.on()) pixels.emplace(trace_.path("pixel_values"), "<f4", std::vector<std::int64_t>{patches, width});
+  if (!question_.media.empty()) {
+    MediaEncoder encoder(model_, progress_);
+    for (std::size_t i = 0; i < question_.media.size(); ++i) {
+      const std::int64_t rows = visual_rows(answer_.media[i], model_.config.vision);
+      encoder.encode(*question_.media[i], hidden_.slice(prompt_.media_start[i], rows), pixels ? &*pixels : nullptr);
+      question_.media[i].reset();
+    }
+    answer_.time_ms.media = encoder.media_ms();
+    answer_.time_ms.vision = encoder.vision_ms();
+  }
+  if (pixels) pixels->finish();
 }
 
 ScoreSink Generation::score_sink() const {

@@ -7,6 +7,7 @@
 
 #include "cache/kv_cache.h"
 #include "device/buffer.h"
+#include "engine/media_encoder.h"
 #include "engine/prompt.h"
 #include "engine/state.h"
 #include "engine/trace.h"
@@ -15,6 +16,9 @@
 #include "select/selector.h"
 
 namespace purekv {
+
+/// Plans of a question's media, encoded or not. Throws Error(kUsage) where both are given.
+std::vector<ClipInfo> media_of(const Question& question);
 
 /// One question from its media to its answer: the stages of the flow in order.
 class Generation {
@@ -25,7 +29,8 @@ class Generation {
  private:
   void plan();
   void encode_media();
-  void encode_clip(std::size_t medium, class VisionTower& tower, NpyWriter* pixels);
+  void copy_encoded(const EncodedMedia& encoded);
+  void encode_sources();
   void prefill();
   void decode();
   void report_cache();

@@ -1,9 +1,13 @@
 #include "engine/trace.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
+#include <vector>
 
 #include "base/fail.h"
 
@@ -11,10 +15,9 @@ namespace purekv {
 
 NpyWriter::NpyWriter(const std::string& path, std::string_view dtype, const std::vector<std::int64_t>& shape)
     : path_(path), file_(path, std::ios::binary | std::ios::trunc) {
-  std::string sizes;
-  for (const std::int64_t size : shape) sizes += fmt::format("{}, ", size);
-  if (shape.size() > 1) sizes.resize(sizes.size() - 2);
-  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}", dtype, sizes);
+  // A tuple of one needs its comma.
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", dtype,
+                                   fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
   constexpr std::size_t kPreamble = 10;
   constexpr std::size_t kAlign = 64;
   header.append(kAlign - (kPreamble + header.size() + 1) % kAlign, ' ');
@@ -37,6 +40,41 @@ void NpyWriter::finish() {
     fail(ErrorKind::kResource, "cannot write {}; check the folder and the space left on its disk", path_);
 }
 
+namespace {
+
+/// Whether a trace writes a file of that name: "<name>.npy", or "<name>_LL.npy" of a layer.
+bool is_trace_file(std::string_view file) {
+  constexpr std::array<std::string_view, 7> kWhole = {"prompt_ids", "position_ids", "pixel_values", "grid_thw",
+                                                      "vision",     "logits",       "output_ids"};
+  constexpr std::array<std::string_view, 8> kLayers = {"hidden", "window", "vnorm", "local",
+                                                       "self",   "nov",    "score", "keep"};
+  constexpr std::string_view kEnding = ".npy";
+  if (file == "segments.json") return true;
+  if (!file.ends_with(kEnding)) return false;
+  file.remove_suffix(kEnding.size());
+  if (std::find(kWhole.begin(), kWhole.end(), file) != kWhole.end()) return true;
+  const std::size_t at = file.rfind('_');
+  if (at == std::string_view::npos || file.size() < at + 3) return false;
+  const std::string_view layer = file.substr(at + 1);
+  return layer.find_first_not_of("0123456789") == std::string_view::npos &&
+         std::find(kLayers.begin(), kLayers.end(), file.substr(0, at)) != kLayers.end();
+}
+
+/// An earlier run's files would read as this one's: which score files there are depends on the method.
+void remove_trace_files(const std::string& directory) {
+  std::vector<std::filesystem::path> old;
+  std::error_code error;
+  for (std::filesystem::directory_iterator file(directory, error), end; !error && file != end; file.increment(error))
+    if (is_trace_file(file->path().filename().string())) old.push_back(file->path());
+  for (const auto& path : old) {
+    std::filesystem::remove(path, error);
+    if (error)
+      fail(ErrorKind::kResource, "cannot replace {}: {}; give another trace folder", path.string(), error.message());
+  }
+}
+
+}  // namespace
+
 Trace::Trace(std::string directory) : directory_(std::move(directory)) {
   if (!on()) return;
   std::error_code error;
@@ -44,6 +82,7 @@ Trace::Trace(std::string directory) : directory_(std::move(directory)) {
   if (error || !std::filesystem::is_directory(directory_))
     fail(ErrorKind::kResource, "cannot make the trace folder {}: {}; give a folder that can be written", directory_,
          error ? error.message() : "a file is in the way");
+  remove_trace_files(directory_);
 }
 
 std::string Trace::path(std::string_view name) const { return fmt::format("{}/{}.npy", directory_, name); }

@@ -73,7 +73,7 @@ std::string read_header(const OpenFile& file, const std::string& place) {
          file.size);
   std::string text(static_cast<std::size_t>(length), '\0');
   read_exactly(file, 8, text.data(), text.size(), place);
-  if (text.front() != '{')
+  if (!text.starts_with("{"))
     fail(ErrorKind::kInput, "{}: byte 8: the header is no JSON object: copy the file again", place);
   return text;
 }

@@ -39,7 +39,7 @@ def test_help_lists_every_flag(command):
     assert (result.code, result.stderr) == (0, "")
     assert f"Usage: purekv {command}" in result.stdout
     shown = set(re.findall(r"(?m)^\s+(?:-h,)?(--[a-z-]+)", result.stdout))
-    assert shown == {*FLAGS[command].split(), "--help"}
+    assert shown == {*FLAGS[command].split(), "--config", "--help"}
 
 
 def test_help_names_every_command():

@@ -1,0 +1,87 @@
+#include "engine/media_encoder.h"
+
+#include <chrono>
+
+#include "base/fail.h"
+#include "engine/prompt.h"
+#include "model/patchify.h"
+
+namespace purekv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double ms_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+}  // namespace
+
+MediaEncoder::MediaEncoder(const LoadedModel& model, const Progress& progress)
+    : model_(model), progress_(progress), tower_(model.context, model.config.vision, model.vision) {}
+
+void MediaEncoder::read_frames(ClipSource& source, std::int64_t step, Frames& frames) {
+  for (std::size_t f = 0; f < frames.size(); ++f) {
+    // An image is one frame that the tower sees `temporal_patch` times.
+    if (source.info().kind == MediaKind::kImage && f > 0)
+      frames[f] = frames[0];
+    else if (!source.next(frames[f]))
+      fail(ErrorKind::kInput, "{} ended after {} of {} sampled frames; the file may be truncated", source.info().path,
+           step * static_cast<std::int64_t>(frames.size()) + static_cast<std::int64_t>(f),
+           source.info().frame_indices.size());
+  }
+}
+
+void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* pixels) {
+  const ClipInfo& clip = source.info();
+  const VisionConfig& vision = model_.config.vision;
+  const std::int64_t cells = static_cast<std::int64_t>(clip.grid_h / vision.merge) * (clip.grid_w / vision.merge);
+  const std::int64_t patch_rows = static_cast<std::int64_t>(clip.grid_h) * clip.grid_w;
+  const Matrix patches(model_.context, DType::kF32, patch_rows, vision.patch_values());
+  Frames frames(static_cast<std::size_t>(vision.temporal_patch));
+  for (std::int64_t t = 0; t < clip.grid_t; ++t) {
+    if (progress_.stop != nullptr && progress_.stop->load(std::memory_order_relaxed))
+      fail(ErrorKind::kInterrupted, "interrupted during vision");
+    const auto media_begin = Clock::now();
+    read_frames(source, t, frames);
+    media_ms_ += ms_since(media_begin);
+    const auto vision_begin = Clock::now();
+    std::vector<const std::uint8_t*> pointers;
+    pointers.reserve(frames.size());
+    for (const auto& frame : frames) pointers.push_back(frame.data());
+    patchify(model_.config.preprocess,
+             {.frames = pointers, .height = clip.height, .width = clip.width, .out = patches.view()});
+    if (pixels != nullptr)
+      pixels->write(patches.view().data, patch_rows * vision.patch_values() * static_cast<std::int64_t>(sizeof(float)));
+    tower_.encode(clip.grid_h, clip.grid_w, patches.view(), out.slice(t * cells, cells));
+    vision_ms_ += ms_since(vision_begin);
+    if (progress_.step) progress_.step("vision", t + 1, clip.grid_t);
+  }
+}
+
+std::shared_ptr<const EncodedMedia> encode_media(const LoadedModel& model,
+                                                 const std::vector<std::unique_ptr<ClipSource>>& media,
+                                                 const Progress& progress) {
+  if (!media.empty() && !model.config.has_vision)
+    fail(ErrorKind::kInput, "{} media given, but the model has no vision tower; ask without media", media.size());
+  auto encoded = std::make_shared<EncodedMedia>();
+  std::int64_t rows = 0;
+  for (const auto& source : media) {
+    encoded->media.push_back(source->info());
+    rows += visual_rows(source->info(), model.config.vision);
+  }
+  encoded->rows = Matrix(model.context, DType::kF32, rows, model.config.text.hidden);
+  if (media.empty()) return encoded;
+  MediaEncoder encoder(model, progress);
+  std::int64_t first = 0;
+  for (const auto& source : media) {
+    const std::int64_t count = visual_rows(source->info(), model.config.vision);
+    encoder.encode(*source, encoded->rows.slice(first, count), nullptr);
+    first += count;
+  }
+  encoded->media_ms = encoder.media_ms();
+  encoded->vision_ms = encoder.vision_ms();
+  return encoded;
+}
+
+}  // namespace purekv
