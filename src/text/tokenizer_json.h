@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "text/added_tokens.h"
+#include "text/bpe.h"
+#include "text/pretokenizer.h"
+
+namespace purekv {
+
+/// What an id stands for.
+struct Piece {
+  std::string bytes;
+  bool is_special = false;  ///< left out of text unless asked for
+};
+
+/// A tokenizer.json, checked.
+struct TokenizerParts {
+  bool nfc = false;
+  PreTokenizer pre_tokenizer;
+  BpeTables bpe;
+  std::vector<AddedToken> added;
+  std::unordered_map<std::int32_t, Piece> pieces;  ///< vocabulary and added tokens
+};
+
+/// Reads a regular file of at most 128 MiB. Throws Error(kInput) naming the file, the field, the value found and the
+/// remedy where it is damaged or of a kind that is not supported: model BPE over bytes; normalizer NFC or none;
+/// pre_tokenizer ByteLevel, or Sequence of Splits (Regex, Isolated) and a final ByteLevel; decoder ByteLevel;
+/// post_processor ByteLevel or none; merges as "a b" or ["a", "b"].
+TokenizerParts read_tokenizer_json(const std::string& path);
+
+/// The bytes that a token's text stands for: by the byte alphabet where each code point is one of its letters, else
+/// the text itself.
+std::string token_bytes(std::string_view token);
+
+}  // namespace purekv
