@@ -93,29 +93,64 @@ std::vector<float> window_lse(const Context& context, const WindowScoreParams& p
   return lse;
 }
 
-/// local and self of one frame and KV head: rows a tile at a time, maxima over rows, then over the group.
-void score_frame(const FrameScoreParams& p, const FrameSpan& frame, std::int64_t head, std::int64_t rows_a_tile) {
-  const std::int64_t group = p.shape.group();
-  const std::int64_t rows = p.table->rows;
-  const std::int64_t count = frame.rows();
-  std::vector<float> local(static_cast<std::size_t>(group * count), 0.0F);
-  std::vector<float> self(p.self != nullptr ? local.size() : 0, 0.0F);
-  std::vector<float> lse(static_cast<std::size_t>(std::min(rows_a_tile, count) * group));
-  const KeySource keys = keys_of(p.kv, head, frame.start, count);
-  for (std::int64_t begin = 0; begin < count; begin += rows_a_tile) {
-    const std::int64_t taken = std::min(rows_a_tile, count - begin);
-    const TileMemory memory = take_memory(p.shape, taken);
-    const QueryTile tile = pack(p.shape, p.scale, p.q, head, frame.start + begin, taken, memory.q);
-    row_lse(tile, keys, memory.work, lse.data());
-    attention_isa().columns(tile, keys, {.lse = lse.data(), .out = local.data(), .work = memory.work});
-    if (p.self == nullptr) continue;
-    for (std::int64_t i = 0; i < taken; ++i)
-      for (std::int64_t g = 0; g < group; ++g)
-        lse[static_cast<std::size_t>(i * group + g)] = p.lse[(head * group + g) * rows + frame.start + begin + i];
-    attention_isa().columns(tile, keys, {.lse = lse.data(), .out = self.data(), .work = memory.work});
+/// One frame and KV head of a frame score.
+struct FrameBlock {
+  const FrameScoreParams& p;
+  const FrameSpan& frame;
+  std::int64_t head, rows_a_tile;
+
+  /// body(tile, memory, first packed row) over the frame's rows, a tile at a time.
+  template <class Body>
+  void each_tile(const Body& body) const {
+    for (std::int64_t begin = 0; begin < frame.rows(); begin += rows_a_tile) {
+      const std::int64_t rows = std::min<std::int64_t>(rows_a_tile, frame.rows() - begin);
+      const TileMemory memory = take_memory(p.shape, rows);
+      body(pack(p.shape, p.scale, p.q, head, frame.start + begin, rows, memory.q), memory, begin * p.shape.group());
+    }
   }
-  reduce_group(local.data(), group, count, true, p.local + head * rows + frame.start);
-  if (p.self != nullptr) reduce_group(self.data(), group, count, true, p.self + head * rows + frame.start);
+};
+
+/// Turns the log-sum-exps over the frame into those of the whole row plus the shift that is returned: a pattern
+/// can hide keys of a row's own frame, whose exp(logit - LSE) may then pass 1, where the column kernel ends.
+float shift_to_whole_rows(const FrameBlock& block, std::vector<float>& lse) {
+  constexpr float kMostShift = 80;  // exp of it is finite
+  const FrameScoreParams& p = block.p;
+  const std::int64_t group = p.shape.group();
+  std::vector<float> whole(lse.size());
+  float shift = 0;
+  for (std::size_t r = 0; r < lse.size(); ++r) {
+    const auto i = static_cast<std::int64_t>(r);
+    whole[r] = p.lse[(block.head * group + i % group) * p.table->rows + block.frame.start + i / group];
+    shift = std::max(shift, lse[r] - whole[r]);
+  }
+  shift = std::min(shift, kMostShift);
+  for (std::size_t r = 0; r < lse.size(); ++r) lse[r] = whole[r] + shift;
+  return shift;
+}
+
+/// local and self of one frame and KV head: maxima over rows, then over the group.
+void score_frame(const FrameBlock& block) {
+  const FrameScoreParams& p = block.p;
+  const std::int64_t group = p.shape.group();
+  const std::int64_t count = block.frame.rows();
+  const std::int64_t at = block.head * p.table->rows + block.frame.start;
+  const KeySource keys = keys_of(p.kv, block.head, block.frame.start, count);
+  std::vector<float> best(static_cast<std::size_t>(group * count), 0.0F);
+  std::vector<float> lse(best.size());
+  block.each_tile([&](const QueryTile& tile, const TileMemory& memory, std::int64_t first) {
+    row_lse(tile, keys, memory.work, lse.data() + first);
+    attention_isa().columns(tile, keys, {.lse = lse.data() + first, .out = best.data(), .work = memory.work});
+  });
+  reduce_group(best.data(), group, count, true, p.local + at);
+  if (p.self == nullptr) return;
+  const float shift = shift_to_whole_rows(block, lse);
+  std::fill(best.begin(), best.end(), 0.0F);
+  block.each_tile([&](const QueryTile& tile, const TileMemory& memory, std::int64_t first) {
+    attention_isa().columns(tile, keys, {.lse = lse.data() + first, .out = best.data(), .work = memory.work});
+  });
+  reduce_group(best.data(), group, count, true, p.self + at);
+  if (shift > 0)
+    for (std::int64_t j = 0; j < count; ++j) p.self[at + j] *= std::exp(shift);
 }
 
 }  // namespace
@@ -154,7 +189,7 @@ void frame_score(const Context& context, const FrameScoreParams& p) {
   if (p.self != nullptr) std::fill_n(p.self, size, 0.0F);
   parallel_for(context.threads, frames * p.shape.kv_heads, [&](std::int64_t n) {
     const FrameSpan& frame = p.table->frames[static_cast<std::size_t>(n / p.shape.kv_heads)];
-    score_frame(p, frame, n % p.shape.kv_heads, rows_a_tile);
+    score_frame({p, frame, n % p.shape.kv_heads, rows_a_tile});
   });
 }
 

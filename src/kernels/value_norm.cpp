@@ -27,6 +27,17 @@ float element(const void* data, DType type, std::int64_t i) {
   return 0;
 }
 
+/// The row of the same cell one frame earlier in a grid of the same size, -1 where there is none. A mask links
+/// equal cells of unequal grids too (methods.md M12); novelty does not: another grid is another scale.
+std::int64_t earlier_row(const FrameTable& table, std::int64_t row) {
+  const std::int32_t earlier = table.previous_cell(static_cast<std::int32_t>(row));
+  if (earlier < 0) return -1;
+  const auto frame = static_cast<std::size_t>(table.places[static_cast<std::size_t>(row)].frame);
+  const FrameSpan& now = table.frames[frame];
+  const FrameSpan& before = table.frames[frame - 1];
+  return now.grid_h == before.grid_h && now.grid_w == before.grid_w ? earlier : -1;
+}
+
 /// Value rows [first, first + count) of a KV head, padded with zeros; with `before`, less the row of the same
 /// cell one frame earlier where there is one.
 void copy_values(const ValueNormParams& p, std::int64_t head, std::int64_t first, std::int64_t count, bool before,
@@ -36,7 +47,7 @@ void copy_values(const ValueNormParams& p, std::int64_t head, std::int64_t first
   const std::int64_t padded = padded_dim(d);
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t row = first + i;
-    const std::int64_t earlier = before ? p.table->previous_cell(static_cast<std::int32_t>(row)) : -1;
+    const std::int64_t earlier = before ? earlier_row(*p.table, row) : -1;
     for (std::int64_t t = 0; t < d; ++t) {
       const float v = element(kv.v, p.kv.dtype, row * kv.stride + t);
       out[i * padded + t] = earlier < 0 ? v : v - element(kv.v, p.kv.dtype, earlier * kv.stride + t);

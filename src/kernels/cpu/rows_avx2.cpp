@@ -1,0 +1,12 @@
+#include "kernels/cpu/rows_body.h"
+
+namespace purekv {
+
+const RowsIsa kRowsAvx2 = {.name = "avx2",
+                           .rms_norm = rms_norm_row,
+                           .swiglu = swiglu_row,
+                           .gelu = gelu_row,
+                           .rope = rope_row,
+                           .widen = widen_row};
+
+}  // namespace purekv
