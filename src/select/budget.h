@@ -19,8 +19,8 @@ struct ResolvedBudget {
 /// Throws Error(kUsage) where the budget is not above 0, or a share is above 100 %.
 ResolvedBudget resolve_budget(const CompressionOptions& options, const FrameTable& table);
 
-/// Options after the rule for prompts without visual rows: a frame score is then `own` with max, max,
-/// `out` and a window of 32.
+/// Options after the rules of frame scores: they bring max, max and `out` of their own, and without visual
+/// rows one is `own` with a window of 32.
 CompressionOptions effective_options(const CompressionOptions& options, const FrameTable& table);
 
 [[nodiscard]] constexpr bool is_frame_score(Score score) {

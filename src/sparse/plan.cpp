@@ -163,9 +163,9 @@ class Planner {
   }
 
   [[nodiscard]] const FrameSpan& first_frame(const FrameSpan& frame) const {
-    const FrameSpan* at = &frame;
-    while (at != table_.frames.data() && (at - 1)->clip == frame.clip) --at;
-    return *at;
+    const FrameSpan* anchor = &frame - frame.index;
+    PUREKV_ASSERT(anchor >= table_.frames.data() && anchor->clip == frame.clip);
+    return *anchor;
   }
 
   /// The row itself where no range holds it, and the same cell one frame earlier unless the anchor has it.

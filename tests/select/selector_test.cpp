@@ -210,6 +210,41 @@ TEST(Selector, FrameScoresWriteTheirTermsAndRandomOnlyItsNoise) {
   EXPECT_TRUE(sunk_files(with_budget(Score::kOwnFrame, 100), table).empty());
 }
 
+// M12 links equal cells of unequal grids in a mask; novelty is the whole value there (methods.md 2.11).
+TEST(Selector, NoveltyAcrossGridsIsTheValueItself) {
+  const FrameTable table = make_frame_table(25, {{1, 0, 0, 2, 3}, {7, 0, 1, 3, 2}, {13, 0, 2, 3, 2}});
+  const Layer rows(table, 3);
+  std::map<std::string, std::vector<float>> arrays;
+  CompressionOptions options = with_budget(Score::kFrame, 5);
+  options.budget_base = BudgetBase::kVideo;
+  Selector selector({}, options, table,
+                    [&](std::string_view name, std::int64_t, const float* data, std::int64_t heads, std::int64_t n) {
+                      arrays[std::string(name)].assign(data, data + heads * n);
+                    });
+  ASSERT_TRUE(selector.select(rows.observe(0)).has_value());
+  const auto& nov = arrays["nov"];
+  const auto& out = arrays["vnorm"];
+  for (std::size_t row = 1; row < 13; ++row) EXPECT_EQ(nov[row], out[row]) << row;
+  for (std::size_t row = 13; row < 19; ++row) EXPECT_NE(nov[row], out[row]) << row;
+  for (std::size_t row : {0, 19}) EXPECT_EQ(nov[row], 0) << row;
+}
+
+// Equal scores everywhere: what stays is the lowest rows beside the window, whatever the head.
+TEST(Selector, OfEqualScoresTheLowerRowsStay) {
+  const FrameTable table = make_table(2, {{5, 2, 2}}, 0, 4);
+  Layer rows(table, 3);
+  std::fill(rows.q.begin(), rows.q.end(), 0.0F);
+  CompressionOptions options = with_budget(Score::kOwn, 50);
+  options.vnorm = ValueNorm::kOff;
+  options.window = 3;
+  options.window_is_question = false;
+  // A row of the window sees all columns alike: each column's maximum is 1 / (l - 2), the first window row's.
+  const auto keep = Selector({}, options, table).select(rows.observe(0));
+  ASSERT_TRUE(keep.has_value());
+  for (const auto& slots : keep->slots)
+    EXPECT_EQ(slots, (std::vector<std::int32_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 23, 24, 25}));
+}
+
 TEST(Selector, RandomFollowsItsSeed) {
   const FrameTable table = make_table(4, {{6, 3, 3}}, 0, 9);
   const Layer rows(table, 1);
