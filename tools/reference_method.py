@@ -97,7 +97,8 @@ class Rules:
                 self.budget = max(self.budget, int(table.text.sum()) + 1)
             self.compress = base > self.budget
         else:
-            default = TEXT_WINDOW if settings["preset"] == "purekv-paper" or not table.visual.any() else max(1, question)
+            asks = settings["preset"] != "purekv-paper" and table.visual.any()
+            default = max(1, question) if asks else TEXT_WINDOW
             given = default if window is None else window
             self.window = max(1, min(given, self.budget // 2))
             self.compress = base > self.budget and base > given
