@@ -6,7 +6,7 @@
 function(purekv_gather_links out)
   set(found ${${out}})
   foreach(item ${ARGN})
-    if(item MATCHES "^(fmt::fmt|OpenMP::OpenMP_CXX|Threads::Threads)$")
+    if(item MATCHES "^(fmt::fmt|Threads::Threads)$")
       list(APPEND found ${item})
     elseif(item MATCHES "^purekv_")
       continue()

@@ -8,7 +8,7 @@ packages=(build-essential cmake ninja-build pkg-config libfmt-dev nlohmann-json3
 for flag in "$@"; do
   case "$flag" in
     --tests) packages+=(libgtest-dev python3 python3-venv ffmpeg) ;;
-    --lint) packages+=(clang-format-16 clang-tidy-16 clang-16 libomp-16-dev) ;;
+    --lint) packages+=(clang-format-16 clang-tidy-16 clang-16) ;;
     *) echo "install_deps.sh: unknown flag $flag; known are --tests and --lint" >&2; exit 2 ;;
   esac
 done

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
+
+#include "base/thread_pool.h"
 
 namespace purekv {
 
@@ -13,17 +16,21 @@ void parallel_for(int threads, std::int64_t count, const Body& body) {
     for (std::int64_t i = 0; i < count; ++i) body(i);
     return;
   }
-  std::exception_ptr error;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (std::int64_t i = 0; i < count; ++i) {
+  struct Shared {
+    const Body& body;
+    std::atomic_flag failed;
+    std::exception_ptr error;
+  } shared{body, {}, nullptr};
+  const auto task = [](void* data, std::int64_t i) {
+    auto& s = *static_cast<Shared*>(data);
     try {
-      body(i);
+      s.body(i);
     } catch (...) {
-#pragma omp critical(purekv_parallel_error)
-      error = std::current_exception();
+      if (!s.failed.test_and_set()) s.error = std::current_exception();
     }
-  }
-  if (error) std::rethrow_exception(error);
+  };
+  ThreadPool::shared().run(threads, count, task, &shared);
+  if (shared.error) std::rethrow_exception(shared.error);
 }
 
 }  // namespace purekv

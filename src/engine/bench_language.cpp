@@ -105,7 +105,9 @@ class DecodeSubject : public LanguageSubject {
   DecodeSubject(const Context& context, const BenchRequest& r, const Shaped& shaped, DType weights)
       : LanguageSubject(context, r, shaped, weights) {
     const ResolvedBudget budget = resolve_budget(r.ask.compression, table_);
-    const std::int64_t kept = budget.compress ? std::min<std::int64_t>(budget.rows, table_.rows) : table_.rows;
+    const bool video = r.ask.compression.budget_base == BudgetBase::kVideo;
+    const std::int64_t text = video ? table_.rows - table_.visual_rows() : 0;  // stays beside the budget
+    const std::int64_t kept = budget.compress ? std::min<std::int64_t>(budget.rows + text, table_.rows) : table_.rows;
     for (std::int64_t b = 0; b < r.batch; ++b) {
       auto& cache = caches_.emplace_back(std::make_unique<KvCache>(context, config_.heads, config_.layers));
       for (std::int64_t layer = 0; layer < config_.layers; ++layer) {

@@ -68,7 +68,10 @@ void Generation::plan() {
   selector_.emplace(model_.context, options_.compression, prompt_.table, score_sink());
   const auto rows = static_cast<std::int64_t>(prompt_.ids.size());
   const ResolvedBudget& budget = selector_->budget();
-  const std::int64_t kept = budget.compress ? std::min(rows, budget.rows) : rows;
+  // With the base on the video, text stays beside the budget.
+  const bool video = options_.compression.budget_base == BudgetBase::kVideo;
+  const std::int64_t text_rows = video ? rows - prompt_.table.visual_rows() : 0;
+  const std::int64_t kept = budget.compress ? std::min(rows, budget.rows + text_rows) : rows;
   require_bytes(model_.context, prefill_bytes(model_.context, model_.config.text, rows, kept, options_.prefill_chunk),
                 "this prompt", "lower --frames, --fps, --max-pixels or --budget");
   answer_.prompt_tokens = rows;

@@ -19,6 +19,11 @@ Decoder::Decoder(const Context& context, const TextConfig& config, const Languag
 
 float Decoder::scale() const { return 1.0F / std::sqrt(static_cast<float>(config_.heads.head_dim)); }
 
+MatrixView Decoder::work(Matrix& memory, std::int64_t rows, std::int64_t cols) const {
+  if (memory.view().rows < rows) memory = Matrix(context_, DType::kF32, rows, cols);
+  return memory.slice(0, rows);
+}
+
 void Decoder::embed(std::span<const std::int32_t> ids, const MatrixView& out) const {
   purekv::embed(context_, {.table = weights_.embed, .ids = ids.data(), .out = out});
 }
@@ -28,9 +33,8 @@ void Decoder::project(std::int64_t layer, const ConstMatrixView& hidden, const R
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   const HeadShape& heads = config_.heads;
   const std::int64_t kv_width = heads.kv_heads * heads.head_dim;
-  Matrix normed(context_, DType::kF32, hidden.rows, config_.hidden);
-  Matrix fresh(context_, DType::kF32, hidden.rows, kv_width);
-  const MatrixView& x = normed.view();
+  const MatrixView x = work(work_.normed, hidden.rows, config_.hidden);
+  const MatrixView fresh = work(work_.fresh, hidden.rows, kv_width);
   rms_norm(context_, {.x = hidden, .weight = w.input_norm.data(), .eps = config_.rms_eps, .out = x});
   linear(context_, {.x = x, .weight = w.q.weight, .bias = w.q.bias_or_null(), .out = q});
   RopeParams rotate{.x = q,
@@ -43,15 +47,15 @@ void Decoder::project(std::int64_t layer, const ConstMatrixView& hidden, const R
                     .head_stride = heads.head_dim,
                     .row_stride = q.stride};
   rope_store(context_, rotate);
-  linear(context_, {.x = x, .weight = w.k.weight, .bias = w.k.bias_or_null(), .out = fresh.view()});
-  rotate.x = fresh.view();
+  linear(context_, {.x = x, .weight = w.k.weight, .bias = w.k.bias_or_null(), .out = fresh});
+  rotate.x = fresh;
   rotate.heads = heads.kv_heads;
   rotate.out = kv.keys;
   rotate.out_dtype = context_.compute;
   rotate.head_stride = kv.head_stride;
   rotate.row_stride = kv.row_stride;
   rope_store(context_, rotate);
-  linear(context_, {.x = x, .weight = w.v.weight, .bias = w.v.bias_or_null(), .out = fresh.view()});
+  linear(context_, {.x = x, .weight = w.v.weight, .bias = w.v.bias_or_null(), .out = fresh});
   rotate.out = kv.values;
   rotate.cos = rotate.sin = nullptr;
   rope_store(context_, rotate);
@@ -61,21 +65,21 @@ void Decoder::finish_layer(std::int64_t layer, const ConstMatrixView& attended, 
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   linear(context_,
          {.x = attended, .weight = w.o.weight, .bias = w.o.bias_or_null(), .out = hidden, .accumulate = true});
-  Matrix normed(context_, DType::kF32, hidden.rows, config_.hidden);
-  Matrix gate(context_, DType::kF32, hidden.rows, config_.ffn);
-  Matrix up(context_, DType::kF32, hidden.rows, config_.ffn);
-  rms_norm(context_, {.x = hidden, .weight = w.post_norm.data(), .eps = config_.rms_eps, .out = normed.view()});
-  linear(context_, {.x = normed.view(), .weight = w.gate.weight, .bias = w.gate.bias_or_null(), .out = gate.view()});
-  linear(context_, {.x = normed.view(), .weight = w.up.weight, .bias = w.up.bias_or_null(), .out = up.view()});
-  swiglu(context_, gate.view(), up.view());
+  const MatrixView normed = work(work_.normed, hidden.rows, config_.hidden);
+  const MatrixView gate = work(work_.gate, hidden.rows, config_.ffn);
+  const MatrixView up = work(work_.up, hidden.rows, config_.ffn);
+  rms_norm(context_, {.x = hidden, .weight = w.post_norm.data(), .eps = config_.rms_eps, .out = normed});
+  linear(context_, {.x = normed, .weight = w.gate.weight, .bias = w.gate.bias_or_null(), .out = gate});
+  linear(context_, {.x = normed, .weight = w.up.weight, .bias = w.up.bias_or_null(), .out = up});
+  swiglu(context_, gate, up);
   linear(context_,
-         {.x = gate.view(), .weight = w.down.weight, .bias = w.down.bias_or_null(), .out = hidden, .accumulate = true});
+         {.x = gate, .weight = w.down.weight, .bias = w.down.bias_or_null(), .out = hidden, .accumulate = true});
 }
 
 void Decoder::logits(const ConstMatrixView& hidden, const MatrixView& out) const {
-  Matrix normed(context_, DType::kF32, hidden.rows, config_.hidden);
-  rms_norm(context_, {.x = hidden, .weight = weights_.norm.data(), .eps = config_.rms_eps, .out = normed.view()});
-  linear(context_, {.x = normed.view(), .weight = weights_.head, .out = out});
+  const MatrixView normed = work(work_.normed, hidden.rows, config_.hidden);
+  rms_norm(context_, {.x = hidden, .weight = weights_.norm.data(), .eps = config_.rms_eps, .out = normed});
+  linear(context_, {.x = normed, .weight = weights_.head, .out = out});
 }
 
 void Decoder::decode_step(std::int32_t id, std::int32_t position, std::int32_t token, KvCache& cache,

@@ -50,9 +50,18 @@ class Decoder {
                    const MatrixView& logits) const;
 
  private:
+  /// Rows between two operations of a layer. They stay from call to call: fresh pages cost a tenth of a prefill. So a
+  /// decoder works for one thread at a time.
+  struct Work {
+    Matrix normed, fresh, gate, up;
+  };
+  /// The first `rows` rows of `memory`, which grows to hold them.
+  [[nodiscard]] MatrixView work(Matrix& memory, std::int64_t rows, std::int64_t cols) const;
+
   Context context_;
   const TextConfig& config_;
   const LanguageWeights& weights_;
+  mutable Work work_;
 };
 
 /// What one prefill works on. `hidden` is changed in place: after k steps it holds the rows after

@@ -62,6 +62,11 @@ void VisionTower::prepare(std::int64_t grid_h, std::int64_t grid_w) {
   grid.x = Matrix(context_, DType::kF32, patches, config_.hidden);
   grid.q = Matrix(context_, DType::kF32, patches, config_.hidden);
   grid.attended = Matrix(context_, DType::kF32, patches, config_.hidden);
+  const std::int64_t chunk = std::min(kChunk, patches);
+  grid.normed = Matrix(context_, DType::kF32, chunk, config_.hidden);
+  grid.qkv = Matrix(context_, DType::kF32, chunk, 3 * config_.hidden);
+  grid.gate = Matrix(context_, DType::kF32, chunk, config_.ffn);
+  grid.up = Matrix(context_, DType::kF32, chunk, config_.ffn);
   grid.kv = Buffer(context_, 2 * patches * config_.hidden * static_cast<std::int64_t>(size_of(context_.compute)));
   grid_ = std::move(grid);
 }
@@ -82,17 +87,17 @@ void VisionTower::attend(const VisionBlockWeights& block, const AttentionPlan& p
   const auto element = static_cast<std::int64_t>(size_of(context_.compute));
   auto* keys = grid_.kv.as<std::byte>();
   auto* values = keys + patches * config_.hidden * element;
-  Matrix normed(context_, DType::kF32, std::min(kChunk, patches), config_.hidden);
-  Matrix qkv(context_, DType::kF32, std::min(kChunk, patches), 3 * config_.hidden);
   for (std::int64_t begin = 0; begin < patches; begin += kChunk) {
     const std::int64_t count = std::min(kChunk, patches - begin);
-    const MatrixView three = qkv.slice(0, count);
+    const MatrixView three = grid_.qkv.slice(0, count);
     rms_norm(context_, {.x = grid_.x.slice(begin, count),
                         .weight = block.norm1.data(),
                         .eps = kNormEps,
-                        .out = normed.slice(0, count)});
-    linear(context_,
-           {.x = normed.slice(0, count), .weight = block.qkv.weight, .bias = block.qkv.bias_or_null(), .out = three});
+                        .out = grid_.normed.slice(0, count)});
+    linear(context_, {.x = grid_.normed.slice(0, count),
+                      .weight = block.qkv.weight,
+                      .bias = block.qkv.bias_or_null(),
+                      .out = three});
     RopeParams rope{.x = three.columns(0, config_.hidden),
                     .cos = grid_.rope.cos.data() + begin * (head_dim / 2),
                     .sin = grid_.rope.sin.data() + begin * (head_dim / 2),
@@ -134,24 +139,20 @@ void VisionTower::attend(const VisionBlockWeights& block, const AttentionPlan& p
 
 void VisionTower::feed_forward(const VisionBlockWeights& block) {
   const std::int64_t patches = grid_.h * grid_.w;
-  const std::int64_t chunk = std::min(kChunk, patches);
-  Matrix normed(context_, DType::kF32, chunk, config_.hidden);
-  Matrix gate(context_, DType::kF32, chunk, config_.ffn);
-  Matrix up(context_, DType::kF32, chunk, config_.ffn);
   for (std::int64_t begin = 0; begin < patches; begin += kChunk) {
     const std::int64_t count = std::min(kChunk, patches - begin);
     const MatrixView x = grid_.x.slice(begin, count);
-    rms_norm(context_, {.x = x, .weight = block.norm2.data(), .eps = kNormEps, .out = normed.slice(0, count)});
-    linear(context_, {.x = normed.slice(0, count),
+    rms_norm(context_, {.x = x, .weight = block.norm2.data(), .eps = kNormEps, .out = grid_.normed.slice(0, count)});
+    linear(context_, {.x = grid_.normed.slice(0, count),
                       .weight = block.gate.weight,
                       .bias = block.gate.bias_or_null(),
-                      .out = gate.slice(0, count)});
-    linear(context_, {.x = normed.slice(0, count),
+                      .out = grid_.gate.slice(0, count)});
+    linear(context_, {.x = grid_.normed.slice(0, count),
                       .weight = block.up.weight,
                       .bias = block.up.bias_or_null(),
-                      .out = up.slice(0, count)});
-    swiglu(context_, gate.slice(0, count), up.slice(0, count));
-    linear(context_, {.x = gate.slice(0, count),
+                      .out = grid_.up.slice(0, count)});
+    swiglu(context_, grid_.gate.slice(0, count), grid_.up.slice(0, count));
+    linear(context_, {.x = grid_.gate.slice(0, count),
                       .weight = block.down.weight,
                       .bias = block.down.bias_or_null(),
                       .out = x,

@@ -36,8 +36,9 @@ class VisionTower {
     WindowOrder order;
     RopeTable rope;  ///< rows in window order
     AttentionPlan windows, whole;
-    Matrix x, q, attended;  ///< [patches, hidden]
-    Buffer kv;              ///< keys then values, [heads][patches][head_dim] each
+    Matrix x, q, attended;         ///< [patches, hidden]
+    Matrix normed, qkv, gate, up;  ///< a chunk of patches; kept, because fresh pages cost time in every block
+    Buffer kv;                     ///< keys then values, [heads][patches][head_dim] each
   };
   void prepare(std::int64_t grid_h, std::int64_t grid_w);
   void embed(const ConstMatrixView& patches);

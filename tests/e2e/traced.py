@@ -15,7 +15,6 @@ import reference_method  # noqa: E402
 
 TINY = make_checkpoint.TINY
 # Threads that spin while they wait make hundreds of short runs on a busy machine slow.
-PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 # "deep" has layers below, at and above a CLIE layer, and three query heads a KV head.
 RECIPES = {
     "deep": dataclasses.replace(TINY, hidden=96, layers=4, heads=6, kv_heads=2, ffn=64, vision_depth=2, full=(1,)),
@@ -100,7 +99,7 @@ class Bench:
         """What `--json` prints, greedy for `tokens` tokens; no trace unless `flags` ask for one."""
         paths = self.media(MEDIA[media]) if isinstance(media, str) else media
         args = ["ask", "--model", model, "--device", "cpu", "--max-tokens", str(tokens), "--ignore-eos", "--json"]
-        return helpers.run([*args, *flags, *paths, question], env=PASSIVE).json()
+        return helpers.run([*args, *flags, *paths, question]).json()
 
 
 def same_sets(one, other, near=1e-5):

@@ -5,6 +5,9 @@
 #include <cstdlib>
 #include <string_view>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -26,16 +29,39 @@ bool tiles_granted() {
 #endif
 }
 
+#if defined(__x86_64__)
+/// What __builtin_cpu_supports has no name for in every compiler.
+struct MoreFeatures {
+  bool f16c = false, avx512_bf16 = false, amx = false;
+};
+
+MoreFeatures more_features() {
+  constexpr unsigned kF16c = 1U << 29U;       // leaf 1, ecx
+  constexpr unsigned kAmxBf16 = 1U << 22U;    // leaf 7, edx
+  constexpr unsigned kAmxTile = 1U << 24U;    // leaf 7, edx
+  constexpr unsigned kAvx512Bf16 = 1U << 5U;  // leaf 7.1, eax
+  MoreFeatures found;
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) != 0) found.f16c = (c & kF16c) != 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) found.amx = (d & kAmxBf16) != 0 && (d & kAmxTile) != 0;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) found.avx512_bf16 = (a & kAvx512Bf16) != 0;
+  return found;
+}
+#endif
+
 Isa machine_isa() {
 #if defined(__x86_64__)
+  // The builtin also asks whether the system saves the vector registers.
+  const MoreFeatures more = more_features();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq")) {
-    if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
-    const bool amx = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && tiles_granted();
-    return amx ? Isa::kAmx : Isa::kAvx512Bf16;
+      __builtin_cpu_supports("avx512dq") && more.f16c) {
+    if (!more.avx512_bf16) return Isa::kAvx512;
+    return more.amx && tiles_granted() ? Isa::kAmx : Isa::kAvx512Bf16;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-    return Isa::kAvx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && more.f16c) return Isa::kAvx2;
 #endif
   return Isa::kGeneric;
 }

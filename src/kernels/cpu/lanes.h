@@ -26,10 +26,6 @@ inline To bits_as(From x) {
   return y;
 }
 
-/// x in every lane: subtracting zero changes nothing, so the compiler leaves a plain broadcast (adding zero it would
-/// have to do, for the sake of -0).
-[[maybe_unused]] inline Vec spread(float x) { return x - Vec{}; }
-
 /// Which stored type a loop is compiled for.
 template <DType type>
 struct Stored {

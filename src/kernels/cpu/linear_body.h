@@ -136,7 +136,7 @@ inline void multiply_tile_at(const LinearBlock& block, std::int64_t row, std::in
     Vec weights[kVectors];
     for (int v = 0; v < kVectors; ++v) weights[v] = load(w + k * kTileCols + v * kLanes);
     for (int r = 0; r < R; ++r) {
-      const Vec input = spread(x[r * kDepth + k]);
+      const Vec input = splat(x[r * kDepth + k]);
       for (int v = 0; v < kVectors; ++v) sums[r][v] += input * weights[v];
     }
   };

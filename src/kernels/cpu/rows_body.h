@@ -39,7 +39,7 @@ inline Vec silu(Vec x) {
 /// c[0] + c[1] x + ...
 template <int N>
 inline Vec polynomial(const float (&c)[N], Vec x) {
-  Vec p = spread(c[N - 1]);
+  Vec p = splat(c[N - 1]);
   for (int i = N - 2; i >= 0; --i) p = p * x + c[i];
   return p;
 }
@@ -53,7 +53,7 @@ inline Vec gelu(Vec x) {
   constexpr float kLogErfcx[] = {0.00042346373F, -1.1307187F,   0.36915505F,     -0.11120094F,   0.027218664F,
                                  -0.00512635F,   0.0007059169F, -6.6333596e-05F, 3.7755915e-06F, -9.7678544e-08F};
   const Vec t = -minus_magnitude(x) * kHalfRoot;
-  const Vec bounded = t < kFarthest ? t : spread(kFarthest);
+  const Vec bounded = t < kFarthest ? t : splat(kFarthest);
   const Vec near = 1.0F - t * polynomial(kErf, t * t);
   const Vec far = exp_negative(polynomial(kLogErfcx, bounded) - t * t);
   const Vec tail = 0.5F * (t < 1.0F ? near : far);
