@@ -1,5 +1,7 @@
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 
@@ -19,8 +21,32 @@ namespace {
   fail(ErrorKind::kInput, "line {} of standard input is no {}", number, wanted);
 }
 
+/// Discarded where `line` is no JSON. A NUL would end the parser's input early.
+Json parse_line(const std::string& line) {
+  return line.find('\0') == std::string::npos ? Json::parse(line, nullptr, false) : Json(Json::value_t::discarded);
+}
+
+/// JSON that stays one line for readers that break lines at Unicode's other line ends too.
+std::string dump_line(const Json& json) {
+  struct Escape {
+    std::string_view raw, escaped;
+  };
+  constexpr std::array<Escape, 3> kLineEnds = {
+      {{"\xC2\x85", "\\u0085"}, {"\xE2\x80\xA8", "\\u2028"}, {"\xE2\x80\xA9", "\\u2029"}}};
+  const std::string text = dump(json);
+  std::string line;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::string_view rest = std::string_view(text).substr(at);
+    const auto is_next = [rest](const Escape& end) { return rest.starts_with(end.raw); };
+    const auto* const end = std::find_if(kLineEnds.begin(), kLineEnds.end(), is_next);
+    line += end == kLineEnds.end() ? rest.substr(0, 1) : end->escaped;
+    at += end == kLineEnds.end() ? 1 : end->raw.size();
+  }
+  return line + '\n';
+}
+
 std::string read_string(const std::string& line, std::int64_t number) {
-  const Json json = Json::parse(line, nullptr, false);
+  const Json json = parse_line(line);
   if (!json.is_string()) fail_line(number, "JSON string in UTF-8, such as \"a cat\"");
   return json.get<std::string>();
 }
@@ -28,7 +54,7 @@ std::string read_string(const std::string& line, std::int64_t number) {
 std::vector<std::int32_t> read_ids(const std::string& line, std::int64_t number) {
   constexpr std::string_view kWanted = "JSON array of token ids, such as [1, 2]";
   constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max());
-  const Json json = Json::parse(line, nullptr, false);
+  const Json json = parse_line(line);
   if (!json.is_array()) fail_line(number, kWanted);
   std::vector<std::int32_t> ids;
   ids.reserve(json.size());
@@ -67,7 +93,7 @@ class TokenizeCommand : public Command {
       check_interrupt();
       const Json result = decode_ ? Json(tokenizer.decode(read_ids(line, reader.number()), special_))
                                   : Json(tokenizer.encode(read_string(line, reader.number()), special_));
-      out += dump(result) + "\n";
+      out += dump_line(result);
       if (!at_once) continue;
       write_out(out);
       flush_out();

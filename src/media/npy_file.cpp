@@ -13,11 +13,12 @@ namespace {
 constexpr std::size_t kMagicBytes = 6;
 constexpr std::size_t kMostHeader = 1 << 16;
 constexpr std::int64_t kChunk = 1 << 22;
-constexpr std::int64_t kBlockBytes = 64 << 20;
 
 }  // namespace
 
-NpyFrames::NpyFrames(InputFile file) : file_(std::move(file)) { read_header(); }
+NpyFrames::NpyFrames(InputFile file, std::int64_t block_bytes) : file_(std::move(file)), block_bytes_(block_bytes) {
+  read_header();
+}
 
 void NpyFrames::read_header() {
   std::uint8_t lead[kMagicBytes + 6];
@@ -73,7 +74,7 @@ void NpyFrames::read(std::int64_t t, std::vector<std::uint8_t>& rgb) {
 /// Element [t, y, x, c] of Fortran order lies at t + T (y + H (x + W c)).
 void NpyFrames::fill_block(std::int64_t t) {
   block_first_ = t;
-  block_frames_ = std::clamp<std::int64_t>(kBlockBytes / frame_bytes_, 1, frames_ - t);
+  block_frames_ = std::clamp<std::int64_t>(block_bytes_ / frame_bytes_, 1, frames_ - t);
   block_.resize(static_cast<std::size_t>(block_frames_ * frame_bytes_));
   const std::int64_t height = size_.height;
   const std::int64_t width = size_.width;

@@ -23,8 +23,9 @@ NpyHeader parse_npy_header(const std::string& text, const std::string& place);
 /// (Fortran order: a block of them, since a frame's bytes lie all over the file).
 class NpyFrames {
  public:
+  static constexpr std::int64_t kBlockBytes = 64 << 20;
   /// Throws Error(kInput) for a header that cannot be, another type or shape, or a file too short for it.
-  explicit NpyFrames(InputFile file);
+  explicit NpyFrames(InputFile file, std::int64_t block_bytes = kBlockBytes);
   [[nodiscard]] const std::string& path() const { return file_.path(); }
   [[nodiscard]] std::int64_t frames() const { return frames_; }
   [[nodiscard]] FrameSize size() const { return size_; }
@@ -37,6 +38,7 @@ class NpyFrames {
   void fill_block(std::int64_t t);
 
   InputFile file_;
+  std::int64_t block_bytes_;
   std::int64_t data_at_ = 0, frames_ = 0, frame_bytes_ = 0;
   FrameSize size_;
   bool fortran_ = false;

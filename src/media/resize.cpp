@@ -26,8 +26,8 @@ CubicTaps cubic_taps(int in, int out) {
   result.weight.resize(static_cast<std::size_t>(out) * static_cast<std::size_t>(result.taps));
   for (int i = 0; i < out; ++i) {
     const double center = (i + 0.5) * scale;
-    const int first = std::max(0, static_cast<int>(center - support + 0.5));
-    const int count = std::min(in, static_cast<int>(center + support + 0.5)) - first;
+    const int first = std::max(0, static_cast<int>(std::floor(center - support + 0.5)));
+    const int count = std::min(in, static_cast<int>(std::floor(center + support + 0.5))) - first;
     double* weight = result.weight.data() + static_cast<std::ptrdiff_t>(i) * result.taps;
     double sum = 0;
     for (int k = 0; k < count; ++k) {

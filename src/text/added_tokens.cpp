@@ -7,9 +7,9 @@
 namespace purekv {
 
 void AddedTokenFinder::add(const AddedToken& token) {
-  if (token.content.empty()) return;
+  if (token.pattern.empty()) return;
   std::uint32_t node = 0;
-  for (const char c : token.content) {
+  for (const char c : token.pattern) {
     const std::uint64_t edge = static_cast<std::uint64_t>(node) << 8 | static_cast<unsigned char>(c);
     const auto [it, is_new] = edges_.try_emplace(edge, static_cast<std::uint32_t>(ends_.size()));
     if (is_new) ends_.push_back(-1);
@@ -44,13 +44,14 @@ void AddedTokenFinder::split(std::string_view text, std::vector<TextPart>& parts
     const AddedToken& token = tokens_[found.token];
     std::size_t begin = at;
     std::size_t end = at + found.length;
-    // The search goes on behind the token itself, even where rstrip takes more: so does the reference.
+    // The search goes on behind the token itself: another that begins in white space which rstrip took is found too.
     at = end;
     if (token.single_word && (ends_with_word(text.substr(0, begin)) || starts_with_word(text.substr(end)))) continue;
     if (token.lstrip) begin = std::max(begin - trailing_space(text.substr(0, begin)), done);
     if (token.rstrip) end += leading_space(text.substr(end));
     if (begin > done) parts.push_back({-1, text.substr(done, begin - done)});
-    parts.push_back({token.id, text.substr(begin, end - begin)});
+    // Nothing is left of a token in such white space where lstrip moved its start behind it.
+    if (end > begin) parts.push_back({token.id, text.substr(begin, end - begin)});
     done = end;
   }
   if (done < text.size()) parts.push_back({-1, text.substr(done)});

@@ -12,6 +12,7 @@ namespace purekv {
 struct AddedToken {
   std::int32_t id = 0;
   std::string content;
+  std::string pattern;  ///< what is looked for: the content, normalized where `normalized`
   bool special = false, normalized = false, lstrip = false, rstrip = false, single_word = false;
 };
 
@@ -25,7 +26,6 @@ struct TextPart {
 class AddedTokenFinder {
  public:
   AddedTokenFinder() = default;
-  /// `token.content` is what is looked for (already normalized where the token asks for it).
   void add(const AddedToken& token);
 
   /// Appends the parts of `text` in order. A token with single_word counts only between non-word characters; lstrip

@@ -1,7 +1,7 @@
 #include "text/bpe.h"
 
 #include <algorithm>
-#include <utility>
+#include <functional>
 
 #include "base/fail.h"
 
@@ -15,16 +15,13 @@ struct Symbol {
   std::int32_t id = kNone, left = kNone, right = kNone;
 };
 
-/// A merge that was possible when it was queued.
-struct Candidate {
-  Merge merge;
-  std::int32_t at = 0;  ///< the left symbol
+/// A merge that was possible when it was queued, as rank << 32 | left symbol: the smallest goes first. Ranks tell
+/// pairs apart, so an entry is out of date where its symbol's merge has another rank.
+using Candidate = std::uint64_t;
 
-  /// std heaps keep the largest on top: larger is merged earlier.
-  bool operator<(const Candidate& other) const {
-    return std::pair(merge.rank, at) > std::pair(other.merge.rank, other.at);
-  }
-};
+Candidate candidate(const Merge& merge, std::int32_t at) {
+  return static_cast<std::uint64_t>(merge.rank) << 32 | static_cast<std::uint32_t>(at);
+}
 
 class WordMerger {
  public:
@@ -33,14 +30,15 @@ class WordMerger {
   void run(std::string_view word) {
     fill(word);
     for (std::int32_t i = 0; i + 1 < static_cast<std::int32_t>(symbols_.size()); ++i)
-      if (const Merge* merge = merge_at(i)) queue_.push_back({*merge, i});
-    std::make_heap(queue_.begin(), queue_.end());
+      if (const Merge* merge = merge_at(i)) queue_.push_back(candidate(*merge, i));
+    std::make_heap(queue_.begin(), queue_.end(), std::greater<>());
     while (!queue_.empty()) {
-      std::pop_heap(queue_.begin(), queue_.end());
-      const Candidate top = queue_.back();
+      const Candidate top = queue_.front();
+      std::pop_heap(queue_.begin(), queue_.end(), std::greater<>());
       queue_.pop_back();
-      const Merge* const merge = merge_at(top.at);
-      if (merge != nullptr && merge->id == top.merge.id) apply(top);
+      const auto at = static_cast<std::int32_t>(top & 0xFFFFFFFFU);
+      const Merge* const merge = merge_at(at);
+      if (merge != nullptr && candidate(*merge, at) == top) apply(at, merge->id);
     }
   }
 
@@ -71,27 +69,26 @@ class WordMerger {
   [[nodiscard]] const Merge* merge_at(std::int32_t i) const {
     const Symbol& left = symbol(i);
     if (left.id == kNone || left.right == kNone) return nullptr;
-    const auto it = tables_.merges.find(pair_key(left.id, symbol(left.right).id));
-    return it == tables_.merges.end() ? nullptr : &it->second;
+    return tables_.merges.find(pair_key(left.id, symbol(left.right).id));
   }
 
-  void apply(const Candidate& candidate) {
-    Symbol& left = symbol(candidate.at);
+  void apply(std::int32_t at, std::int32_t id) {
+    Symbol& left = symbol(at);
     Symbol& right = symbol(left.right);
-    left.id = candidate.merge.id;
+    left.id = id;
     left.right = right.right;
     right.id = kNone;
-    if (left.right != kNone) symbol(left.right).left = candidate.at;
+    if (left.right != kNone) symbol(left.right).left = at;
     push(left.left);
-    push(candidate.at);
+    push(at);
   }
 
   void push(std::int32_t at) {
     if (at == kNone) return;
     const Merge* const merge = merge_at(at);
     if (merge == nullptr) return;
-    queue_.push_back({*merge, at});
-    std::push_heap(queue_.begin(), queue_.end());
+    queue_.push_back(candidate(*merge, at));
+    std::push_heap(queue_.begin(), queue_.end(), std::greater<>());
   }
 
   const BpeTables& tables_;

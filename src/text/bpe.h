@@ -5,7 +5,10 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
+
+#include "text/flat_map.h"
 
 namespace purekv {
 
@@ -16,7 +19,7 @@ struct Merge {
 
 struct BpeTables {
   std::array<std::int32_t, 256> byte_ids{};             ///< -1: the vocabulary has no token of this byte
-  std::unordered_map<std::uint64_t, Merge> merges;      ///< by `pair_key`
+  FlatMap<std::uint64_t, Merge> merges;                 ///< by `pair_key`
   std::unordered_map<std::string, std::int32_t> whole;  ///< raw bytes -> id, filled where merges are ignored for them
 };
 

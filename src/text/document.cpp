@@ -168,6 +168,9 @@ class DocumentBuilder {
 }  // namespace
 
 TokenizerDocument parse_tokenizer_document(const std::string& text, const std::string& place) {
+  // JSON has no NUL, but the parser takes one for the end of its input.
+  if (const std::size_t nul = text.find('\0'); nul != std::string::npos)
+    fail(ErrorKind::kInput, "{}: no valid JSON at byte {}: copy the file again", place, nul + 1);
   DocumentBuilder builder(place);
   json::sax_parse(text, &builder);
   return builder.take();

@@ -47,7 +47,7 @@ class Descriptor {
 JsonNode JsonNode::field(const char* name) const {
   require_object();
   const auto it = value_->find(name);
-  return {it == value_->end() ? kNull : *it, fmt::format("{}.{}", place_, name)};
+  return {it == value_->end() ? kNull : *it, fmt::format("{}{}{}", place_, joint_, name)};
 }
 
 JsonNode JsonNode::item(std::size_t index) const { return {(*value_)[index], fmt::format("{}[{}]", place_, index)}; }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace purekv {
 
@@ -14,7 +15,9 @@ inline constexpr std::string_view kIdRemedy = "an id from 0 to 2147483647 belong
 /// A value of a JSON file with its place in it, for errors. Fields that are null count as absent.
 class JsonNode {
  public:
-  JsonNode(const nlohmann::json& value, std::string place) : value_(&value), place_(std::move(place)) {}
+  /// `joint` stands between the place and a field's name: ": " after a file's name.
+  JsonNode(const nlohmann::json& value, std::string place, const char* joint = ".")
+      : value_(&value), place_(std::move(place)), joint_(joint) {}
 
   [[nodiscard]] const nlohmann::json& value() const { return *value_; }
   [[nodiscard]] const std::string& place() const { return place_; }
@@ -39,6 +42,7 @@ class JsonNode {
  private:
   const nlohmann::json* value_;
   std::string place_;
+  const char* joint_;
 };
 
 /// The text of a regular file. Throws Error(kInput) naming it where it is missing, no regular file (a FIFO would

@@ -17,6 +17,11 @@ namespace {
 constexpr char32_t kFirstMark = 0x300;
 constexpr unsigned kFirstMarkLead = 0xCC;  ///< its first byte in UTF-8
 
+/// One below the first Hangul trail; it composes with nothing, but utf8proc 2.8 drops it after a syllable.
+constexpr char32_t kHangulTrailBase = 0x11A7;
+
+bool stands_alone(char32_t code) { return code == kHangulTrailBase || is_inert_under_nfc(code); }
+
 struct Mark {
   utf8proc_int32_t code;
   utf8proc_propval_t combining_class;
@@ -86,7 +91,7 @@ std::string to_nfc(std::string_view utf8) {
     if (plain) composer.flush(out);
     if (plain && followed_by_plain) {
       out += utf8.substr(at, step.length);
-    } else if (!plain && is_inert_under_nfc(step.code)) {
+    } else if (!plain && stands_alone(step.code)) {
       composer.flush(out);
       out += utf8.substr(at, step.length);
     } else {

@@ -1,5 +1,6 @@
 #include "purekv/tokenizer.h"
 
+#include <unordered_map>
 #include <utility>
 
 #include "base/fail.h"
@@ -34,14 +35,9 @@ struct Tokenizer::State {
         pre_tokenizer(std::move(parts.pre_tokenizer)),
         bpe(std::move(parts.bpe)),
         pieces(std::move(parts.pieces)) {
-    for (AddedToken& token : parts.added) {
+    for (const AddedToken& token : parts.added) {
       added_ids.emplace(token.content, token.id);
-      if (!token.normalized) {
-        as_written.add(token);
-      } else {
-        token.content = normalize(token.content);
-        normalized.add(token);
-      }
+      (token.normalized ? normalized : as_written).add(token);
     }
   }
 
@@ -79,7 +75,7 @@ struct Tokenizer::State {
   PreTokenizer pre_tokenizer;
   Bpe bpe;
   AddedTokenFinder as_written, normalized;
-  std::unordered_map<std::int32_t, Piece> pieces;
+  std::vector<Piece> pieces;
   std::unordered_map<std::string, std::int32_t> added_ids;
 };
 
@@ -105,8 +101,8 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view utf8, bool special)
 std::string Tokenizer::decode(const std::vector<std::int32_t>& ids, bool special) const {
   std::string bytes;
   for (const std::int32_t id : ids) {
-    const auto it = state_->pieces.find(id);
-    if (it != state_->pieces.end() && (special || !it->second.is_special)) bytes += it->second.bytes;
+    const Piece* const piece = find_piece(state_->pieces, id);
+    if (piece != nullptr && (special || !piece->is_special)) bytes += piece->bytes;
   }
   std::string text;
   append_lossy(text, bytes, false);
@@ -114,8 +110,8 @@ std::string Tokenizer::decode(const std::vector<std::int32_t>& ids, bool special
 }
 
 std::string Tokenizer::bytes_of(std::int32_t id) const {
-  const auto it = state_->pieces.find(id);
-  return it == state_->pieces.end() || it->second.is_special ? std::string() : it->second.bytes;
+  const Piece* const piece = find_piece(state_->pieces, id);
+  return piece == nullptr || piece->is_special ? std::string() : piece->bytes;
 }
 
 std::int32_t Tokenizer::added_id(std::string_view text) const {

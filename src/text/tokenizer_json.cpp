@@ -1,5 +1,7 @@
 #include "text/tokenizer_json.h"
 
+#include <algorithm>
+#include <iterator>
 #include <optional>
 #include <unordered_set>
 #include <utility>
@@ -9,6 +11,7 @@
 #include "text/document.h"
 #include "text/json_node.h"
 #include "text/message.h"
+#include "text/normalizer.h"
 #include "text/utf8.h"
 
 namespace purekv {
@@ -35,8 +38,11 @@ std::optional<std::string> from_alphabet(std::string_view token) {
   return bytes;
 }
 
+/// The bytes that a token prints: the reference's decoder takes a token with one foreign letter as it is.
+std::string token_bytes(const std::string& token) { return from_alphabet(token).value_or(token); }
+
 /// Token text -> id; views of the document.
-using Vocabulary = std::unordered_map<std::string_view, std::int32_t>;
+using Vocabulary = FlatMap<std::string_view, std::int32_t>;
 
 void read_normalizer(const JsonNode& node, TokenizerParts& parts) {
   if (node.is_null()) return;
@@ -94,6 +100,22 @@ void refuse_model_options(const JsonNode& model) {
   if (!dropout.is_null() && dropout.value() != 0) dropout.refuse("supported is none, since dropout is random");
 }
 
+template <class Pieces>
+auto lower_bound(Pieces& pieces, std::int32_t id) {
+  return std::lower_bound(pieces.begin(), pieces.end(), id,
+                          [](const Piece& piece, std::int32_t wanted) { return piece.id < wanted; });
+}
+
+void order_pieces(const std::string& place, std::vector<Piece>& pieces) {
+  const auto before = [](const Piece& a, const Piece& b) { return a.id < b.id; };
+  if (!std::is_sorted(pieces.begin(), pieces.end(), before)) std::stable_sort(pieces.begin(), pieces.end(), before);
+  const auto same = [](const Piece& a, const Piece& b) { return a.id == b.id; };
+  const auto twice = std::adjacent_find(pieces.begin(), pieces.end(), same);
+  if (twice != pieces.end())
+    fail(ErrorKind::kInput, "{}: model.vocab and added_tokens give the id {} to \"{}\" and \"{}\": copy the file again",
+         place, twice->id, shown(twice->bytes), shown(std::next(twice)->bytes));
+}
+
 void check_length(const std::string& place, std::string_view token, std::size_t most) {
   if (token.size() > most)
     fail(ErrorKind::kInput, "{} has a token of {} bytes, \"{}\": at most {} are supported; copy the file again", place,
@@ -105,19 +127,16 @@ Vocabulary read_vocabulary(const JsonNode& model, const TokenizerDocument& docum
   node.require_object();
   const std::string& place = node.place();
   if (document.vocab.empty()) fail(ErrorKind::kInput, "{} is empty: copy the file again", place);
-  Vocabulary ids;
-  ids.reserve(document.vocab.size());
+  Vocabulary ids(document.vocab.size());
   parts.pieces.reserve(document.vocab.size());
   parts.bpe.byte_ids.fill(-1);
   const bool ignore_merges = model.field("ignore_merges").flag_or(false);
   for (const auto& [token, id] : document.vocab) {
     check_length(place, token, kMaxTokenBytes);
-    if (!ids.emplace(token, id).second)
+    if (!ids.emplace(std::string_view(token), id).second)
       fail(ErrorKind::kInput, "{} has \"{}\" twice: copy the file again", place, shown(token));
     const std::optional<std::string> bytes = from_alphabet(token);
-    if (!parts.pieces.try_emplace(id, Piece{bytes.value_or(token), false}).second)
-      fail(ErrorKind::kInput, "{} of \"{}\" is {}, the id of another token too: copy the file again", place,
-           shown(token), id);
+    parts.pieces.push_back({id, false, bytes.value_or(token)});
     if (!bytes) continue;
     if (bytes->size() == 1) parts.bpe.byte_ids[static_cast<unsigned char>(bytes->front())] = id;
     if (ignore_merges) parts.bpe.whole.emplace(*bytes, id);
@@ -129,25 +148,26 @@ void read_merges(const JsonNode& model, const TokenizerDocument& document, const
                  TokenizerParts& parts) {
   const JsonNode node = model.field("merges");
   node.require_array();
-  parts.bpe.merges.reserve(document.merges.size());
+  parts.bpe.merges = FlatMap<std::uint64_t, Merge>(document.merges.size());
   std::string joined;
   std::int32_t rank = 0;
   for (const auto& [left, right] : document.merges) {
     joined.assign(left).append(right);
     const auto id_of = [&](const std::string& token) {
-      const auto it = ids.find(token);
-      if (it == ids.end())
+      const std::int32_t* const id = ids.find(token);
+      if (id == nullptr)
         fail(ErrorKind::kInput, "{}[{}] needs the token \"{}\", which model.vocab lacks: copy the file again",
              node.place(), rank, shown(token));
-      return it->second;
+      return *id;
     };
     // Of a pair that stands twice the reference takes the later rank.
-    parts.bpe.merges[pair_key(id_of(left), id_of(right))] = {rank, id_of(joined)};
+    const Merge merge = {rank, id_of(joined)};
+    *parts.bpe.merges.emplace(pair_key(id_of(left), id_of(right)), merge).first = merge;
     ++rank;
   }
 }
 
-AddedToken read_added_token(const JsonNode& node) {
+AddedToken read_added_token(const JsonNode& node, bool nfc) {
   AddedToken token;
   token.id = node.field("id").id();
   token.content = node.field("content").text();
@@ -155,6 +175,7 @@ AddedToken read_added_token(const JsonNode& node) {
   token.special = node.field("special").flag_or(false);
   // The reference's own default: special tokens are looked for in the text as it is.
   token.normalized = node.field("normalized").flag_or(!token.special);
+  token.pattern = token.normalized && nfc ? to_nfc(token.content) : token.content;
   token.lstrip = node.field("lstrip").flag_or(false);
   token.rstrip = node.field("rstrip").flag_or(false);
   token.single_word = node.field("single_word").flag_or(false);
@@ -163,36 +184,46 @@ AddedToken read_added_token(const JsonNode& node) {
 
 void read_added_tokens(const JsonNode& root, const Vocabulary& ids, TokenizerParts& parts) {
   const JsonNode list = root.field("added_tokens");
-  if (list.is_null()) return;
-  list.require_array();
+  if (!list.is_null()) list.require_array();
   std::unordered_set<std::string> seen;
+  std::unordered_set<std::string> patterns;
+  std::unordered_set<std::string> specials;
   for (std::size_t i = 0; i < list.value().size(); ++i) {
     const JsonNode node = list.item(i);
-    AddedToken token = read_added_token(node);
+    AddedToken token = read_added_token(node, parts.nfc);
     check_length(list.place(), token.content, kMaxAddedBytes);
-    if (!seen.insert(token.content).second) node.field("content").refuse("it stands twice; copy the file again");
-    const auto known = ids.find(token.content);
-    if (known == ids.end()) {
-      if (!parts.pieces.try_emplace(token.id, Piece{token_bytes(token.content), token.special}).second)
-        node.field("id").refuse("another token has this id; copy the file again");
-    } else if (known->second == token.id) {
-      parts.pieces[token.id].is_special = token.special;
-    } else {
+    const std::string looked_for = (token.normalized ? "n" : "w") + token.pattern;
+    if (!seen.insert(token.content).second || !patterns.insert(looked_for).second)
+      node.field("content").refuse("another added token has this text; copy the file again");
+    const std::int32_t* const known = ids.find(token.content);
+    if (known != nullptr && *known != token.id)
       node.field("id").refuse(
-          fmt::format("model.vocab gives \"{}\" the id {}; copy the file again", shown(token.content), known->second));
-    }
+          fmt::format("model.vocab gives \"{}\" the id {}; copy the file again", shown(token.content), *known));
+    // Two entries of one id are found when the pieces are put in order.
+    if (known == nullptr) parts.pieces.push_back({token.id, false, token_bytes(token.content)});
+    if (token.special) specials.insert(token.content);
     parts.added.push_back(std::move(token));
+  }
+  order_pieces(root.place(), parts.pieces);
+  // The reference prints what it looks for, and leaves that out where a special token has this text.
+  for (const AddedToken& token : parts.added) {
+    Piece& piece = *lower_bound(parts.pieces, token.id);
+    piece.bytes = token_bytes(token.pattern);
+    piece.is_special = specials.count(token.pattern) > 0;
   }
 }
 
 }  // namespace
 
-std::string token_bytes(std::string_view token) { return from_alphabet(token).value_or(std::string(token)); }
+const Piece* find_piece(const std::vector<Piece>& pieces, std::int32_t id) {
+  const auto it = lower_bound(pieces, id);
+  return it == pieces.end() || it->id != id ? nullptr : &*it;
+}
 
 TokenizerParts read_tokenizer_json(const std::string& path) {
   const std::string place = shown(path, kMaxPathShown);
   const TokenizerDocument document = parse_tokenizer_document(read_regular_file(path, kMaxFileBytes), place);
-  const JsonNode root(document.root, place);
+  const JsonNode root(document.root, place, ": ");
   root.require_object();
   TokenizerParts parts;
   const JsonNode model = root.field("model");

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "text/added_tokens.h"
@@ -13,8 +12,9 @@ namespace purekv {
 
 /// What an id stands for.
 struct Piece {
-  std::string bytes;
+  std::int32_t id = 0;
   bool is_special = false;  ///< left out of text unless asked for
+  std::string bytes;
 };
 
 /// A tokenizer.json, checked.
@@ -23,7 +23,7 @@ struct TokenizerParts {
   PreTokenizer pre_tokenizer;
   BpeTables bpe;
   std::vector<AddedToken> added;
-  std::unordered_map<std::int32_t, Piece> pieces;  ///< vocabulary and added tokens
+  std::vector<Piece> pieces;  ///< vocabulary and added tokens, ids ascending
 };
 
 /// Reads a regular file of at most 128 MiB. Throws Error(kInput) naming the file, the field, the value found and the
@@ -32,8 +32,7 @@ struct TokenizerParts {
 /// post_processor ByteLevel or none; merges as "a b" or ["a", "b"].
 TokenizerParts read_tokenizer_json(const std::string& path);
 
-/// The bytes that a token's text stands for: by the byte alphabet where each code point is one of its letters, else
-/// the text itself.
-std::string token_bytes(std::string_view token);
+/// The piece of an id, null where there is none.
+const Piece* find_piece(const std::vector<Piece>& pieces, std::int32_t id);
 
 }  // namespace purekv

@@ -1,4 +1,4 @@
-#include <optional>
+#include <memory>
 #include <utility>
 
 #include "base/fail.h"
@@ -22,7 +22,7 @@ class VideoClip : public ClipSource {
   bool next(std::vector<std::uint8_t>& rgb) override {
     if (next_ == info_.frame_indices.size()) return false;
     const std::int64_t wanted = info_.frame_indices[next_];
-    if (next_ == 0) video_.emplace(file_, Pass::kPixels);
+    if (next_ == 0) video_ = std::make_unique<VideoFile>(file_, Pass::kPixels);
     while (decoded_ <= wanted) {
       if (!video_->next())
         fail(ErrorKind::kInput, "{}: ends before frame {}; the file changed while it was read, keep it still",
@@ -44,16 +44,17 @@ class VideoClip : public ClipSource {
     orient(stored, video_->orientation(), frame_);
     const FrameSize shown = oriented(stored, video_->orientation());
     // A stream may change size on its way; the plan's size stays.
-    if (!resizer_ || !(resizer_->in() == shown)) resizer_.emplace(shown, FrameSize{info_.height, info_.width});
+    if (!resizer_ || resizer_->in() != shown)
+      resizer_ = std::make_unique<FrameResizer>(shown, FrameSize{info_.height, info_.width});
     rgb.resize(static_cast<std::size_t>(info_.height) * static_cast<std::size_t>(info_.width) * 3);
     resizer_->run(frame_.data(), rgb.data());
   }
 
   InputFile file_;
   ClipInfo info_;
-  std::optional<VideoFile> video_;
+  std::unique_ptr<VideoFile> video_;
   FrameConverter converter_;
-  std::optional<FrameResizer> resizer_;
+  std::unique_ptr<FrameResizer> resizer_;
   std::vector<std::uint8_t> frame_;
   std::int64_t decoded_ = 0;
   std::size_t next_ = 0;
