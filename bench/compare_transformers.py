@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Pairs PureKV with transformers on the CPU, in one run: random weights of the Qwen2.5-0.5B shape.
 
-Order A B B A for each pair, medians, ratio with spread; transformers runs in float32 and in bfloat16, the faster one
-counts. Needs torch and transformers. JSON goes to bench/results/.
+Order A B B A for each pair, medians, ratio with spread. transformers runs in float32 and in bfloat16 and the faster one
+counts: a probe over a short prompt drops the type that takes more than twice as long there (bfloat16 on machines
+without instructions for it). Needs torch and transformers. JSON goes to bench/results/.
 
     python bench/compare_transformers.py --program build/release/bin/purekv --tokens 2048 --pairs 3
 """
@@ -18,9 +19,11 @@ import time
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHAPE = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
          "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "rope_theta": 1e6}
 DECODE_STEPS = 8
+PROBE_TOKENS = 128
 
 
 def peer(dtype: torch.dtype) -> Qwen2ForCausalLM:
@@ -42,6 +45,18 @@ def run_peer(model: Qwen2ForCausalLM, tokens: int) -> tuple[float, float]:
         out = model(token, past_key_values=cache, use_cache=True)
         token = out.logits[:, -1].argmax(-1, keepdim=True)
     return prefill * 1e3, (time.perf_counter() - begin) / DECODE_STEPS * 1e3
+
+
+def probe_types() -> dict[str, float]:
+    """Milliseconds of a short prefill and eight decode steps in each type."""
+    taken = {}
+    for name, dtype in TYPES.items():
+        model = peer(dtype)
+        run_peer(model, PROBE_TOKENS)
+        prefill, decode = run_peer(model, PROBE_TOKENS)
+        taken[name] = prefill + DECODE_STEPS * decode
+    print("probe, ms:", {name: round(ms) for name, ms in taken.items()})
+    return taken
 
 
 def run_ours(program: str, what: str, tokens: int, threads: int) -> dict:
@@ -70,8 +85,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     ours = {"prefill": [], "decode": []}
     bandwidth, theirs = [], {"prefill": {}, "decode": {}}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        model = peer(dtype)
+    probe = probe_types()
+    for name in [name for name in TYPES if probe[name] <= 2 * min(probe.values())]:
+        model = peer(TYPES[name])
         run_peer(model, args.tokens)
         times = {"prefill": [], "decode": []}
         mine = {"prefill": [], "decode": []}
@@ -97,7 +113,7 @@ def main() -> None:
     result = {"shape": "qwen2.5-0.5b", "tokens": args.tokens, "threads": args.threads, "device": platform.processor(),
               "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                                        check=False).stdout.strip(),
-              "decode_percent_of_read_bandwidth": statistics.median(bandwidth)}
+              "probe_ms": probe, "decode_percent_of_read_bandwidth": statistics.median(bandwidth)}
     for what in ours:
         best = min(theirs[what], key=lambda name: statistics.median(theirs[what][name]))
         paired = ours[what][list(theirs[what]).index(best)]

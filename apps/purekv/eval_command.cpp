@@ -115,6 +115,7 @@ class EvalCommand : public Command {
   void see(const Engine& engine, const std::vector<std::string>& paths, const Progress& progress, Seen& seen) {
     if (seen.media != nullptr && seen.paths == paths) return;
     std::vector<std::unique_ptr<ClipSource>> sources;
+    sources.reserve(paths.size());
     for (const std::string& path : paths) sources.push_back(open_media(path, flags_.media, engine.preprocess()));
     seen = {paths, engine.encode(std::move(sources), progress)};
   }

@@ -26,6 +26,7 @@ std::vector<ClipInfo> media_of(const Question& question) {
     fail(ErrorKind::kUsage, "a question has {} media and encoded media too; give one of them", question.media.size());
   if (question.encoded != nullptr) return question.encoded->media;
   std::vector<ClipInfo> media;
+  media.reserve(question.media.size());
   for (const auto& source : question.media) media.push_back(source->info());
   return media;
 }

@@ -8,6 +8,7 @@ namespace purekv {
 
 void AddedTokenFinder::add(const AddedToken& token) {
   if (token.pattern.empty()) return;
+  // Node 0 is the root; a node's number is its place in ends_.
   std::uint32_t node = 0;
   for (const char c : token.pattern) {
     const std::uint64_t edge = static_cast<std::uint64_t>(node) << 8 | static_cast<unsigned char>(c);

@@ -23,6 +23,8 @@ Candidate candidate(const Merge& merge, std::int32_t at) {
   return static_cast<std::uint64_t>(merge.rank) << 32 | static_cast<std::uint32_t>(at);
 }
 
+/// One word on its way: a linked list of symbols and a heap of merges. Entries of the heap go out of date when a
+/// neighbour merges first; they are passed over when they come up, which is cheaper than finding and removing them.
 class WordMerger {
  public:
   explicit WordMerger(const BpeTables& tables) : tables_(tables) {}
@@ -79,6 +81,7 @@ class WordMerger {
     left.right = right.right;
     right.id = kNone;
     if (left.right != kNone) symbol(left.right).left = at;
+    // Only the two pairs that the new symbol is part of are new.
     push(left.left);
     push(at);
   }

@@ -28,7 +28,7 @@ constexpr std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
 }
 
 /// Byte-pair encoding: of all neighbours that merge, the lowest rank first, of equals the leftmost, until none merges.
-/// O(n log n) for a word of n bytes, 28 n bytes of memory at most.
+/// O(n log n) for a word of n bytes, in at most 44 n bytes of memory.
 class Bpe {
  public:
   explicit Bpe(BpeTables tables) : tables_(std::move(tables)) {}

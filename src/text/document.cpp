@@ -78,6 +78,7 @@ class DocumentBuilder {
   }
 
  private:
+  /// In which part the parser is: the tree, an entry of vocab or merges, or the list of one merge.
   enum class Where { kTree, kVocab, kMerges, kPair };
 
   void count() {
@@ -90,6 +91,7 @@ class DocumentBuilder {
     return stack_.size() == 2 && model_ == stack_.back() && stack_.back()->is_object();
   }
 
+  /// Adds to the innermost open container. Its address holds while it is open: a list grows only by its last child.
   json* put(json value) {
     count();
     if (stack_.empty()) return &(document_.root = std::move(value));

@@ -17,6 +17,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kMaxPathShown = 1000;
+/// What a field that is absent refers to.
 const json kNull;
 
 /// A value of any size in few words.

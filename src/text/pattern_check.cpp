@@ -10,6 +10,7 @@ namespace {
 constexpr std::array<std::string_view, 35> kCategories = {
     "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps",
     "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "C",  "Cc", "Cf", "Co"};
+/// Escapes that both engines read alike. \w and \b differ over combining marks, \h and \v in kind.
 constexpr std::string_view kSameEscapes = "sSdDrntf";
 constexpr std::array<std::string_view, 8> kSameGroups = {"(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?-i:"};
 

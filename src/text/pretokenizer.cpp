@@ -50,6 +50,7 @@ std::string_view with_stand_ins(std::string_view text, std::string& storage) {
   return storage.empty() ? text : std::string_view(storage);
 }
 
+/// Deleter for PCRE2's objects, none of which minds null.
 template <auto Free>
 struct Freed {
   template <class T>

@@ -98,6 +98,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view utf8, bool special)
   return ids;
 }
 
+// Bytes are joined before they are read as UTF-8: a character may be spread over ids.
 std::string Tokenizer::decode(const std::vector<std::int32_t>& ids, bool special) const {
   std::string bytes;
   for (const std::int32_t id : ids) {

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::size_t kMaxFileBytes = 128U << 20U;
 constexpr std::size_t kMaxPathShown = 1000;
+/// Qwen's longest token is spelled in 256 bytes.
 constexpr std::size_t kMaxTokenBytes = 1U << 16U;
 /// The finder's work is text times the longest added token.
 constexpr std::size_t kMaxAddedBytes = 1024;
@@ -90,6 +91,8 @@ void refuse_other_ends(const JsonNode& root) {
   if (decoder.is_null() || decoder.type() != "ByteLevel") decoder.refuse("supported is the type ByteLevel");
 }
 
+/// unk_token, fuse_unk and byte_fallback say what becomes of a byte without a token; here that is an error, so they
+/// never act. Truncation and padding of the file are the reference's batching aids and are left aside as well.
 void refuse_model_options(const JsonNode& model) {
   if (model.type() != "BPE") model.field("type").refuse("supported is BPE");
   for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
@@ -106,6 +109,7 @@ auto lower_bound(Pieces& pieces, std::int32_t id) {
                           [](const Piece& piece, std::int32_t wanted) { return piece.id < wanted; });
 }
 
+/// Sorts by id and refuses an id that two tokens have.
 void order_pieces(const std::string& place, std::vector<Piece>& pieces) {
   const auto before = [](const Piece& a, const Piece& b) { return a.id < b.id; };
   if (!std::is_sorted(pieces.begin(), pieces.end(), before)) std::stable_sort(pieces.begin(), pieces.end(), before);

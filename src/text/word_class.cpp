@@ -16,6 +16,7 @@ bool is_enclosed_letter(char32_t code) {
 
 bool is_join_control(char32_t code) { return code == 0x200C || code == 0x200D; }
 
+/// Alphabetic adds the enclosed letters and Nl to the letters; its marks are in M anyway.
 bool is_word(char32_t code) {
   if (is_enclosed_letter(code) || is_join_control(code)) return true;
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(class_stand_in(code)))) {
