@@ -4,7 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install_deps.sh
-command -v python3 >/dev/null || { echo "demo.sh: python3 is missing; install it and try again" >&2; exit 4; }
 cmake --preset release -DPUREKV_TESTS=OFF -DPUREKV_BENCH=OFF >/dev/null
 cmake --build --preset release
 exec python3 scripts/demo.py build/release/bin/purekv examples "$@"

@@ -4,10 +4,10 @@
 set -euo pipefail
 packages=(build-essential cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev
   libpcre2-dev libutf8proc-dev libavformat-dev libavcodec-dev libavutil-dev libswscale-dev
-  libjpeg-dev libpng-dev libwebp-dev)
+  libjpeg-dev libpng-dev libwebp-dev python3)
 for flag in "$@"; do
   case "$flag" in
-    --tests) packages+=(libgtest-dev python3 python3-venv ffmpeg) ;;
+    --tests) packages+=(libgtest-dev python3-venv ffmpeg) ;;
     --lint) packages+=(clang-format-16 clang-tidy-16 clang-16) ;;
     *) echo "install_deps.sh: unknown flag $flag; known are --tests and --lint" >&2; exit 2 ;;
   esac

@@ -4,9 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install_deps.sh --tests
 venv=build/venv
-if [ ! -x "$venv/bin/pytest" ]; then
-  python3 -m venv "$venv"
+if ! cmp -s tests/requirements.txt "$venv/installed"; then
+  python3 -m venv --clear "$venv"
   "$venv/bin/pip" install -q --disable-pip-version-check -r tests/requirements.txt
+  cp tests/requirements.txt "$venv/installed"
 fi
 cmake --preset ci -DPython3_EXECUTABLE="$PWD/$venv/bin/python"
 cmake --build --preset ci

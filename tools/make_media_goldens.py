@@ -41,7 +41,7 @@ class Random:
 
 
 def sample(total: int, rate: float, fps, frames, start, end):
-    """The reference's frame indices (qwen-vl-utils, as models.md 1.1 states it), or None where it refuses."""
+    """The reference's frame indices (qwen-vl-utils, as docs/model.md states it), or None where it refuses."""
     first, last = 0, total - 1
     duration = total / rate
     if start is not None:

@@ -75,7 +75,7 @@ def frames(case, index):
 
 
 def patchify(clip_frames):
-    """float32 [patches, 1176] and the grid [t, h, w] in patches, as models.md 1.2 lays them out."""
+    """float32 [patches, 1176] and the grid [t, h, w] in patches, as docs/model.md lays them out."""
     pixels = clip_frames if len(clip_frames) % 2 == 0 else np.concatenate([clip_frames, clip_frames[-1:]])
     t, h, w = len(pixels) // 2, pixels.shape[1] // 14, pixels.shape[2] // 14
     x = ((pixels / 255.0 - MEAN) / STD).astype(np.float32)

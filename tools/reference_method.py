@@ -3,8 +3,8 @@
     python tools/reference_method.py TRACE MODEL RESULT.json [--window N]
 
 RESULT.json is what `--json` printed. Each layer's input rows come from the trace; its queries, keys and values
-are made anew from the checkpoint's weights, and eq. 2 to 4 of the paper, methods.md 2.11 and the masks of
-methods.md 3 are computed in the plainest way. Judged are: the rows after each layer (the mask), every score
+are made anew from the checkpoint's weights, and eq. 2 to 4 of the paper, docs/method.md and the masks of
+docs/method.md are computed in the plainest way. Judged are: the rows after each layer (the mask), every score
 array, the kept rows (the top rows of the program's own scores, ties to the lower row, and of the reference's,
 near-ties aside), the logits of the answer over the kept rows alone, the byte counts, and which files there are.
 Exit 1 and one line where something disagrees.
@@ -54,7 +54,7 @@ class Table:
         self.visual = ~self.text
 
     def mask(self, settings, layer):
-        """A function of row numbers: bool [rows, l], what each row sees in a layer (methods.md 3)."""
+        """A function of row numbers: bool [rows, l], what each row sees in a layer (docs/method.md)."""
         name = settings["attention"] if layer >= settings["sparse_from"] else "dense"
 
         def seen(rows):
@@ -78,7 +78,7 @@ class Table:
 
 # ---------------------------------------------------------------------------------------------- budget
 class Rules:
-    """What the knobs mean for one prompt (interfaces.md 2)."""
+    """What the knobs mean for one prompt (docs/interfaces.md)."""
 
     def __init__(self, settings, table, window):
         self.method, self.score, self.clie_layer = settings["method"], settings["score"], settings["clie_layer"]
@@ -150,7 +150,7 @@ def window_scores(model, rules, q, k):
 
 
 def frame_terms(model, table, q, k, lse):
-    """local and self of methods.md 2.11: [Hk, l] each."""
+    """local and self of docs/method.md: [Hk, l] each."""
     local, whole = np.zeros((2, model.heads, table.rows))
     for h in range(model.heads):
         for span, *_ in table.frames:
@@ -315,7 +315,7 @@ class Judge:
         require(kv["bytes_kept"] <= kv["bytes_peak"] <= kv["bytes_kept"] + scratch + ahead, "bytes_peak")
 
     def files(self):
-        """Nothing is there but what interfaces.md 4 names, of layers that the model has."""
+        """Nothing is there but what docs/interfaces.md names, of layers that the model has."""
         layers = {f"{name}_{i:02}.npy" for name in (*ARRAYS, "keep") for i in range(self.model.layers)}
         layers |= {f"hidden_{i:02}.npy" for i in range(self.model.layers + 1)}
         whole = ("prompt_ids", "position_ids", "pixel_values", "grid_thw", "vision", "logits", "output_ids")

@@ -1,6 +1,7 @@
 #include "purekv/bench.h"
 
 #include <array>
+#include <limits>
 
 #include "choices.h"
 #include "command.h"
@@ -117,7 +118,7 @@ class BenchCommand : public Command {
 
   void add_length_flags() {
     const FlagGroup group{app_, "Prompt"};
-    constexpr std::int64_t kMostRows = 1 << 24;
+    constexpr std::int64_t kMostRows = std::numeric_limits<std::int32_t>::max();
     constexpr std::int64_t kMostBatch = 1 << 16;
     bind_integer(group, {"--tokens", "L", "rows of text; or give the four below"}, tokens_, 1, kMostRows);
     bind_integer(group, {"--frames", "F", "token-frames of a video"}, frames_, 1, kMostRows);

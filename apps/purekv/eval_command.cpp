@@ -117,7 +117,7 @@ class EvalCommand : public Command {
     std::vector<std::unique_ptr<ClipSource>> sources;
     sources.reserve(paths.size());
     for (const std::string& path : paths) sources.push_back(open_media(path, flags_.media, engine.preprocess()));
-    seen = {paths, engine.encode(std::move(sources), progress)};
+    seen = {paths, engine.encode(sources, progress)};
   }
 
   EvalRecord answer_one(Engine& engine, const EvalItem& item, const EvalSetting& setting, Seen& seen) {

@@ -16,16 +16,19 @@ std::string_view kind_word(MediaKind kind) {
 }
 
 void add_media(Json& out, const MediaOptions& media) {
-  out["fps"] = or_null(media.fps);
+  constexpr double kFps = 2.0;
+  constexpr std::int64_t kTotalPixels = 90316800;
+  out["fps"] = media.frames ? Json(nullptr) : Json(media.fps.value_or(kFps));
   out["frames"] = or_null(media.frames);
   out["frame_rate"] = media.frame_rate;
   out["min_pixels"] = or_null(media.min_pixels);
   out["max_pixels"] = or_null(media.max_pixels);
-  out["total_pixels"] = or_null(media.total_pixels);
-  out["start"] = or_null(media.start);
+  out["total_pixels"] = media.total_pixels.value_or(kTotalPixels);
+  out["start"] = media.start.value_or(0.0);
   out["end"] = or_null(media.end);
 }
 
+/// As the sampler used them: the flags, else generation_config.json, else its defaults.
 void add_generation(Json& out, const GenerationOptions& generation) {
   out["max_tokens"] = generation.max_tokens;
   out["temp"] = or_null(generation.temperature);
@@ -92,10 +95,10 @@ Json settings_json(const Settings& settings, const Answer& answer) {
   out["model"] = settings.model_dir;
   out["device"] = word_of(settings.device, kDevices);
   out["dtype"] = bf16 ? "bf16" : "f32";
-  out["threads"] = or_null(flags.engine.threads);
+  out["threads"] = answer.threads;
   add_media(out, flags.media);
-  out["system"] = or_null(flags.prompt.system);
-  add_generation(out, settings.options.generation);
+  out["system"] = flags.prompt.system.value_or("You are a helpful assistant.");
+  add_generation(out, answer.generation);
   out["preset"] = settings.options.preset;
   add_compression(out, settings.options.compression, answer);
   add_attention(out, settings.options.attention, answer);

@@ -11,7 +11,7 @@ namespace purekv {
 enum class BenchKind { kAttention, kVision, kPrefill, kDecode };
 enum class WeightType { kF32, kBf16, kFp8 };
 
-/// Sizes of a random model (interfaces.md 6). A named shape fills them.
+/// Sizes of a random model (docs/interfaces.md). A named shape fills them.
 struct BenchShape {
   std::string name = "custom";
   std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0;
@@ -38,7 +38,7 @@ struct BenchResult {
   KvReport kv;
 };
 
-/// Named shapes of interfaces.md 6; throws Error(kUsage) for another name.
+/// Named shapes of docs/interfaces.md; throws Error(kUsage) for another name.
 BenchShape named_shape(const std::string& name);
 
 /// Runs once to warm up and `repeat` times; throws Error(kResource) before work where the

@@ -42,6 +42,8 @@ struct Answer {
   std::int64_t budget_rows = 0;  ///< B
   std::int64_t window = 0;       ///< effective w
   std::int64_t sparse_from = 0;  ///< effective first sparse layer
+  GenerationOptions generation;  ///< defaults filled in; temperature 0 is greedy
+  int threads = 0;
   KvReport kv;
   Timing time_ms;
 };
@@ -87,8 +89,8 @@ class Engine {
   /// Prompt rows that `question` will take (text and visual). Consumes no frame.
   [[nodiscard]] std::int64_t count_rows(const Question& question, const AskOptions& options) const;
 
-  /// Runs the vision tower over media once, for questions that share them. Consumes the media.
-  [[nodiscard]] std::shared_ptr<const EncodedMedia> encode(std::vector<std::unique_ptr<ClipSource>> media,
+  /// Runs the vision tower over media once, for questions that share them. Reads the media to their ends.
+  [[nodiscard]] std::shared_ptr<const EncodedMedia> encode(const std::vector<std::unique_ptr<ClipSource>>& media,
                                                            const Progress& progress = {}) const;
 
   /// Answers; throws Error. The engine stays usable afterwards.

@@ -9,7 +9,7 @@
 
 namespace purekv {
 
-/// What a checkpoint's preprocessor files say (models.md 1.1). The engine fills it at load.
+/// What a checkpoint's preprocessor files say (docs/model.md). The engine fills it at load.
 struct PreprocessConfig {
   int patch = 14;          ///< pixels a side
   int merge = 2;           ///< patches a side that become one token
@@ -23,7 +23,7 @@ struct PreprocessConfig {
   float rescale = 1.0F / 255.0F;
 };
 
-/// The media flags of `purekv ask`; unset means the rule of models.md 1.1.
+/// The media flags of `purekv ask`; unset means the rule of docs/model.md.
 struct MediaOptions {
   std::optional<double> fps;           ///< target rate; excludes `frames`
   std::optional<std::int64_t> frames;  ///< exact count, rounded to even

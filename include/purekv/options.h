@@ -24,7 +24,7 @@ enum class GqaReduce { kMean, kMax };
 enum class ValueNorm { kL2, kOut, kOff };
 enum class Pattern { kDense, kSpatialTemporal, kSpatial, kTemporal, kLocal, kAtrous };
 
-/// Which rows of the cache stay after a layer's prefill (interfaces.md 2).
+/// Which rows of the cache stay after a layer's prefill (docs/interfaces.md).
 struct CompressionOptions {
   Method method = Method::kPureKv;
   Budget budget;
@@ -40,7 +40,7 @@ struct CompressionOptions {
   std::uint64_t seed = 0;  ///< method random
 };
 
-/// Which keys a prefill row sees, from layer `sparse_from` on (methods.md 3).
+/// Which keys a prefill row sees, from layer `sparse_from` on (docs/method.md).
 struct AttentionOptions {
   Pattern pattern = Pattern::kDense;
   std::optional<std::int64_t> sparse_from;  ///< unset: 0, or the preset's rule
@@ -69,7 +69,7 @@ struct AskOptions {
   std::string trace_dir;              ///< empty: no trace
 };
 
-/// The two presets of interfaces.md 2. `layers` resolves `sparse_from` of `purekv-paper`
+/// The two presets of docs/method.md. `sparse_from` of `purekv-paper` depends on the model and stays unset
 /// (max(round(0.71 L), clie_layer + 1)); throws Error(kUsage) for another name.
 AskOptions preset_options(const std::string& name);
 

@@ -8,7 +8,7 @@
 
 namespace purekv {
 
-/// Text to ids and back, from a tokenizer.json of the byte-level BPE kind (models.md 1.7).
+/// Text to ids and back, from a tokenizer.json of the byte-level BPE kind (docs/model.md).
 class Tokenizer {
  public:
   /// Throws Error(kInput) naming the file, the field and the value found.

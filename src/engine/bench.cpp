@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -59,34 +60,54 @@ void check_request(const BenchRequest& r) {
   if (s.head_dim % 2 != 0) fail(ErrorKind::kUsage, "head-dim is {}; RoPE needs an even one", s.head_dim);
   if (r.tokens < 1 && (r.frames < 1 || r.tokens_per_frame < 1))
     fail(ErrorKind::kUsage, "give --tokens, or --frames and --tokens-per-frame");
-  constexpr std::int64_t kMostRows = 1LL << 24U;
+  constexpr std::int64_t kMostRows = std::numeric_limits<std::int32_t>::max();
   const double rows = r.frames > 0 ? static_cast<double>(r.frames) * static_cast<double>(r.tokens_per_frame) +
                                          static_cast<double>(r.prefix + r.question)
                                    : static_cast<double>(r.tokens);
   if (rows > kMostRows) fail(ErrorKind::kUsage, "{} rows asked; at most {} are possible", rows, kMostRows);
+  const std::int64_t tower_dim = s.hidden / s.heads;
+  if (r.kind == BenchKind::kVision && s.name == "custom" && (s.hidden % s.heads != 0 || tower_dim % 4 != 0))
+    fail(ErrorKind::kUsage, "a tower of hidden {} and {} heads: hidden / heads must be whole and a multiple of 4",
+         s.hidden, s.heads);
   if (r.weights == WeightType::kFp8)
     fail(ErrorKind::kResource,
          "fp8 weights need the CUDA backend, which this build lacks; use --weights bf16 --device cpu");
 }
 
-void check_memory(const BenchRequest& r, const Context& context, const Shaped& shaped) {
-  const TextConfig& text = shaped.config.text;
-  const VisionConfig& vision = shaped.config.vision;
+std::int64_t rows_of(const BenchRequest& r) {
+  return r.frames > 0 ? r.prefix + r.frames * r.tokens_per_frame + r.question : r.tokens;
+}
+
+/// The tower's rows of one frame, and the chunk of them that is between two operations.
+double vision_row_bytes(const BenchRequest& r, const VisionConfig& vision) {
+  constexpr std::int64_t kChunk = 1024;
+  const std::int64_t patches = r.tokens_per_frame * vision.merge * vision.merge;
+  const auto chunk = static_cast<double>(std::min(kChunk, patches));
+  return 4.0 * (static_cast<double>(patches) * static_cast<double>(vision.patch_values() + 5 * vision.hidden) +
+                chunk * static_cast<double>(4 * vision.hidden + 2 * vision.ffn) +
+                static_cast<double>(r.tokens_per_frame * vision.out_hidden));
+}
+
+void check_memory(const BenchRequest& r, const Context& context, const ModelConfig& config) {
+  const TextConfig& text = config.text;
+  const VisionConfig& vision = config.vision;
+  const std::int64_t rows = rows_of(r);
   const std::int64_t element = r.weights == WeightType::kF32 ? 4 : 2;
   double bytes = 0;
   if (r.kind == BenchKind::kPrefill || r.kind == BenchKind::kDecode) {
     bytes =
         static_cast<double>(element) * (static_cast<double>(text.layers) * static_cast<double>(layer_weights(text)) +
                                         static_cast<double>(text.vocab) * static_cast<double>(text.hidden)) +
-        static_cast<double>(r.batch) * static_cast<double>(prefill_bytes(context, text, shaped.table.rows,
-                                                                         shaped.table.rows, r.ask.prefill_chunk));
+        static_cast<double>(r.batch) *
+            static_cast<double>(prefill_bytes(context, text, rows, rows, r.ask.prefill_chunk));
   } else if (r.kind == BenchKind::kVision) {
     bytes =
-        static_cast<double>(element) * static_cast<double>(vision.depth) * static_cast<double>(block_weights(vision));
+        static_cast<double>(element) * static_cast<double>(vision.depth) * static_cast<double>(block_weights(vision)) +
+        vision_row_bytes(r, vision);
   } else {
     const auto width =
         static_cast<double>(2 * r.shape.heads + 2 * r.shape.kv_heads) * static_cast<double>(r.shape.head_dim);
-    bytes = 4.0 * static_cast<double>(shaped.table.rows) * width;
+    bytes = 4.0 * static_cast<double>(rows) * width;
   }
   constexpr double kMost = 9e18;
   require_bytes(context, static_cast<std::int64_t>(std::min(bytes, kMost)), "this benchmark",
@@ -124,8 +145,9 @@ BenchShape named_shape(const std::string& name) {
 BenchResult run_bench(const BenchRequest& request, const Progress& progress) {
   check_request(request);
   const Context context = make_context(request.engine);
-  Shaped shaped{make_table(request), make_config(request)};
-  check_memory(request, context, shaped);
+  const ModelConfig config = make_config(request);
+  check_memory(request, context, config);
+  const Shaped shaped{make_table(request), config};
   const auto subject = make_subject(request, context, shaped);
   Ceiling ceiling(context, weight_type(request));
   std::vector<double> times;

@@ -22,23 +22,29 @@ class AttentionSubject : public Subject {
                                 .atrous_rate = r.ask.attention.atrous_rate})),
         scratch_(context, shape_, table.rows, nullptr),
         q_(context, DType::kF32, table.rows, shape_.heads * shape_.head_dim),
-        out_(context, DType::kF32, table.rows, shape_.heads * shape_.head_dim) {
+        out_(context, DType::kF32, table.rows, shape_.heads * shape_.head_dim),
+        batch_(r.batch) {
     const std::int64_t kv_rows = table.rows * shape_.kv_heads;
     fill_random(q_.view(), 1);
     fill_random({scratch_.keys(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 2);
     fill_random({scratch_.values(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 3);
-    flops = 4.0 * static_cast<double>(plan_.pairs * shape_.heads * shape_.head_dim);
-    bytes = static_cast<double>(2 * q_.view().rows * q_.view().cols * 4 +
-                                2 * kv_rows * shape_.head_dim * static_cast<std::int64_t>(size_of(context.compute)));
+    const std::int64_t kv_bytes = 2 * kv_rows * shape_.head_dim * static_cast<std::int64_t>(size_of(context.compute));
+    const auto batch = static_cast<double>(batch_);
+    flops = batch * 4.0 * static_cast<double>(plan_.pairs) * static_cast<double>(shape_.heads * shape_.head_dim);
+    bytes = batch * static_cast<double>(2 * q_.view().rows * q_.view().cols * 4 + kv_bytes);
+    kv.rows = table.rows;
+    kv.bytes_full = kv.bytes_kept = kv.bytes_peak = kv_bytes;
+    kv.rows_kept.emplace_back(static_cast<std::size_t>(shape_.kv_heads), table.rows);
   }
   void run() override {
-    attention(context_, {.shape = shape_,
-                         .scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim)),
-                         .q = q_.view(),
-                         .cached = {},
-                         .fresh = scratch_.view(),
-                         .plan = &plan_,
-                         .out = out_.view()});
+    for (std::int64_t b = 0; b < batch_; ++b)
+      attention(context_, {.shape = shape_,
+                           .scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim)),
+                           .q = q_.view(),
+                           .cached = {},
+                           .fresh = scratch_.view(),
+                           .plan = &plan_,
+                           .out = out_.view()});
   }
 
  private:
@@ -47,6 +53,7 @@ class AttentionSubject : public Subject {
   AttentionPlan plan_;
   LayerScratch scratch_;
   Matrix q_, out_;
+  std::int64_t batch_;
 };
 
 class VisionSubject : public Subject {
@@ -55,7 +62,7 @@ class VisionSubject : public Subject {
       : config_(config.vision),
         model_(random_model(config, weights, false, true)),
         tower_(context, config_, model_.vision),
-        frames_(std::max<std::int64_t>(1, r.frames)) {
+        frames_(std::max<std::int64_t>(1, r.frames) * r.batch) {
     const std::int64_t cells = r.tokens_per_frame > 0 ? r.tokens_per_frame : r.tokens;
     const auto [h, w] = near_square(cells);
     grid_h_ = h * config_.merge;

@@ -55,6 +55,7 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
 Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(std::make_unique<State>()) {
   const auto begin = std::chrono::steady_clock::now();
   LoadedModel& s = state_->model;
+  s.directory = options.model_dir;
   s.context = make_context(options);
   if (progress.step) progress.step("load", 0, 3);
   s.config = load_config(options.model_dir);
@@ -86,7 +87,7 @@ ModelSummary Engine::summary() const {
   summary.head_dim = text.heads.head_dim;
   summary.hidden = text.hidden;
   summary.context = text.context;
-  summary.weight_bytes = state_->model.checkpoint->bytes();
+  summary.weight_bytes = state_->model.weight_bytes();
   summary.kv_bytes_per_row = kv_row_bytes(state_->model.context, text);
   return summary;
 }
@@ -97,11 +98,11 @@ std::int64_t Engine::count_rows(const Question& question, const AskOptions& opti
   parts.question = question.text;
   parts.system = options.system;
   parts.ids = question.ids;
-  const Tokenizer* tokenizer = state_->model.tokenizer ? &*state_->model.tokenizer : nullptr;
-  return static_cast<std::int64_t>(make_prompt(state_->model.config, tokenizer, parts).ids.size());
+  const LoadedModel& model = state_->model;
+  return static_cast<std::int64_t>(make_prompt(model.config, model.tokenizer_or_null(), parts).ids.size());
 }
 
-std::shared_ptr<const EncodedMedia> Engine::encode(std::vector<std::unique_ptr<ClipSource>> media,
+std::shared_ptr<const EncodedMedia> Engine::encode(const std::vector<std::unique_ptr<ClipSource>>& media,
                                                    const Progress& progress) const {
   return encode_media(state_->model, media, progress);
 }

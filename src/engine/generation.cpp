@@ -65,8 +65,8 @@ void Generation::plan() {
   parts.question = question_.text;
   parts.system = options_.system;
   parts.ids = question_.ids;
-  prompt_ = make_prompt(model_.config, model_.tokenizer ? &*model_.tokenizer : nullptr, parts);
-  selector_.emplace(model_.context, options_.compression, prompt_.table, score_sink());
+  prompt_ = make_prompt(model_.config, model_.tokenizer_or_null(), parts);
+  selector_ = std::make_unique<Selector>(model_.context, options_.compression, prompt_.table, score_sink());
   const auto rows = static_cast<std::int64_t>(prompt_.ids.size());
   const ResolvedBudget& budget = selector_->budget();
   // With the base on the video, text stays beside the budget.
@@ -76,6 +76,7 @@ void Generation::plan() {
   require_bytes(model_.context, prefill_bytes(model_.context, model_.config.text, rows, kept, options_.prefill_chunk),
                 "this prompt", "lower --frames, --fps, --max-pixels or --budget");
   answer_.prompt_tokens = rows;
+  answer_.threads = model_.context.threads;
   answer_.video_tokens = prompt_.table.visual_rows();
   answer_.media = std::move(parts.media);
   answer_.budget_rows = budget.rows;
@@ -114,17 +115,18 @@ void Generation::copy_encoded(const EncodedMedia& encoded) {
 }
 
 void Generation::encode_sources() {
-  std::optional<NpyWriter> pixels;
+  std::unique_ptr<NpyWriter> pixels;
   std::int64_t patches = 0;
   for (const ClipInfo& clip : answer_.media)
     patches += static_cast<std::int64_t>(clip.grid_t) * clip.grid_h * clip.grid_w;
   const std::int64_t width = model_.config.vision.patch_values();
-  if (trace_.on()) pixels.emplace(trace_.path("pixel_values"), "<f4", std::vector<std::int64_t>{patches, width});
+  if (trace_.on())
+    pixels = std::make_unique<NpyWriter>(trace_.path("pixel_values"), "<f4", std::vector<std::int64_t>{patches, width});
   if (!question_.media.empty()) {
     MediaEncoder encoder(model_, progress_);
     for (std::size_t i = 0; i < question_.media.size(); ++i) {
       const std::int64_t rows = visual_rows(answer_.media[i], model_.config.vision);
-      encoder.encode(*question_.media[i], hidden_.slice(prompt_.media_start[i], rows), pixels ? &*pixels : nullptr);
+      encoder.encode(*question_.media[i], hidden_.slice(prompt_.media_start[i], rows), pixels.get());
       question_.media[i].reset();
     }
     answer_.time_ms.media = encoder.media_ms();
@@ -188,7 +190,8 @@ void Generation::decode() {
   const TextConfig& text = model_.config.text;
   const Decoder decoder(model_.context, text, model_.language);
   const MatrixView logits{logits_.data(), DType::kF32, 1, text.vocab, text.vocab};
-  Sampler sampler(options_.generation, model_.config.generation);
+  Sampler sampler(options_.generation, model_.config.generation, model_.directory);
+  answer_.generation = sampler.effective(options_.generation);
   Utf8Stream stream;
   sampler.observe(prompt_.ids);
   const auto& eos = model_.config.generation.eos;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -48,7 +49,7 @@ class Generation {
   Trace trace_;
   Answer answer_;
   Prompt prompt_;
-  std::optional<Selector> selector_;
+  std::unique_ptr<Selector> selector_;
   KvCache cache_;
   Matrix hidden_;                  ///< [l, hidden]
   std::vector<float> logits_;      ///< [vocab] of the row that chooses the next token

@@ -33,7 +33,7 @@ struct PromptParts {
 /// Merged cells of a medium: rows it takes in the prompt.
 std::int64_t visual_rows(const ClipInfo& clip, const VisionConfig& vision);
 
-/// Renders Qwen's ChatML (models.md 1.7): text between two special tokens is tokenised as one string
+/// Renders Qwen's ChatML (docs/model.md): text between two special tokens is tokenised as one string
 /// and never becomes a special token itself. Throws Error(kInput) where the tokenizer lacks a
 /// special token, an id passes the vocabulary, or the prompt passes the context.
 Prompt make_prompt(const ModelConfig& config, const Tokenizer* tokenizer, const PromptParts& parts);

@@ -18,14 +18,24 @@ double uniform(std::mt19937_64& random) { return static_cast<double>(random() >>
 
 }  // namespace
 
-Sampler::Sampler(const GenerationOptions& options, const GenerationDefaults& defaults)
-    : temperature_(options.temperature.value_or(defaults.temperature)),
+Sampler::Sampler(const GenerationOptions& options, const GenerationDefaults& defaults, std::string place)
+    : place_(std::move(place)),
+      temperature_(options.temperature.value_or(defaults.temperature)),
       top_p_(options.top_p.value_or(defaults.top_p)),
       penalty_(options.repetition_penalty.value_or(defaults.repetition_penalty)),
       top_k_(options.top_k.value_or(defaults.top_k)),
       random_(options.seed) {
   const bool file_samples = defaults.do_sample && defaults.temperature > kGreedyTemperature;
   greedy_ = options.temperature ? *options.temperature <= 0 : !file_samples;
+}
+
+GenerationOptions Sampler::effective(const GenerationOptions& given) const {
+  GenerationOptions options = given;
+  options.temperature = greedy_ ? 0.0 : temperature_;
+  options.top_p = top_p_;
+  options.top_k = top_k_;
+  options.repetition_penalty = penalty_;
+  return options;
 }
 
 void Sampler::observe(std::span<const std::int32_t> ids) {
@@ -40,7 +50,8 @@ std::int32_t Sampler::next(std::span<const float> logits) {
   scratch_.assign(logits.begin(), logits.end());
   for (std::size_t i = 0; i < scratch_.size(); ++i)
     if (!std::isfinite(scratch_[i]))
-      fail(ErrorKind::kInput, "the model's logit of token {} is {}; its weights hold values that are not finite", i,
+      fail(ErrorKind::kInput,
+           "{}: the logit of token {} is {}; the weights hold values that are not finite, use another copy", place_, i,
            scratch_[i]);
   if (penalty_ != 1.0) {
     const auto penalty = static_cast<float>(penalty_);

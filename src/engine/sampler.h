@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model/config.h"
@@ -16,7 +17,11 @@ class Sampler {
  public:
   /// Flags win over generation_config.json. Greedy unless the flag's temperature is above 0, or
   /// the file samples with a temperature above 1e-3.
-  Sampler(const GenerationOptions& options, const GenerationDefaults& defaults);
+  /// `place` names the model in errors.
+  Sampler(const GenerationOptions& options, const GenerationDefaults& defaults, std::string place = "the model");
+
+  /// The options with every default filled in; temperature 0 is greedy.
+  [[nodiscard]] GenerationOptions effective(const GenerationOptions& given) const;
 
   /// Ids that the penalty looks at: the prompt first, then every token as it comes.
   void observe(std::span<const std::int32_t> ids);
@@ -26,6 +31,7 @@ class Sampler {
  private:
   std::int32_t draw();
 
+  std::string place_;
   bool greedy_;
   double temperature_, top_p_, penalty_;
   std::int64_t top_k_;

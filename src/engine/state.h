@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "device/context.h"
 #include "model/checkpoint.h"
@@ -13,6 +14,7 @@ namespace purekv {
 
 /// A loaded model: everything that outlives a question.
 struct LoadedModel {
+  std::string directory;
   Context context;
   ModelConfig config;
   std::optional<Checkpoint> checkpoint;
@@ -20,6 +22,10 @@ struct LoadedModel {
   VisionWeights vision;
   std::optional<Tokenizer> tokenizer;
   double load_ms = 0;
+
+  /// Null where the directory has none.
+  [[nodiscard]] const Tokenizer* tokenizer_or_null() const { return tokenizer ? &*tokenizer : nullptr; }
+  [[nodiscard]] std::int64_t weight_bytes() const { return checkpoint ? checkpoint->bytes() : 0; }
 };
 
 /// Device, threads and compute type of a set of options; throws Error(kResource) for a device that
@@ -27,7 +33,7 @@ struct LoadedModel {
 Context make_context(const EngineOptions& options);
 
 /// First sparse layer: the flag; else the rule of `purekv-paper`, max(round(0.71 L), clie_layer + 1)
-/// (methods.md A14); else every layer.
+/// (docs/method.md); else every layer.
 std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers);
 
 /// Bytes of one prompt row's keys and values in all layers.

@@ -26,7 +26,7 @@ class NpyWriter {
   std::ofstream file_;
 };
 
-/// The files of `--trace DIR` (interfaces.md 4). With an empty directory every call does nothing.
+/// The files of `--trace DIR` (docs/interfaces.md). With an empty directory every call does nothing.
 class Trace {
  public:
   explicit Trace(std::string directory);

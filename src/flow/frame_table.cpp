@@ -34,8 +34,9 @@ FrameTable make_frame_table(std::int32_t rows, std::vector<FrameSpan> frames) {
     const FrameSpan& span = table.frames[f];
     PUREKV_ASSERT(span.start >= end && span.start + span.rows() <= rows && span.rows() > 0);
     end = span.start + span.rows();
+    RowPlace* const first = table.places.data() + span.start;
     for (std::int32_t cell = 0; cell < span.rows(); ++cell)
-      table.places[static_cast<std::size_t>(span.start + cell)] = {span.clip, static_cast<std::int32_t>(f), cell};
+      first[cell] = {span.clip, static_cast<std::int32_t>(f), cell};
   }
   table.prefix = table.frames.empty() ? rows : table.frames.front().start;
   table.question_start = table.frames.empty() ? rows : end;

@@ -21,7 +21,7 @@ struct RowPlace {
   std::int32_t cell = -1;   ///< raster index within the frame
 };
 
-/// Which prompt rows are text and which belong to which frame (methods.md 3, M11): rows are found
+/// Which prompt rows are text and which belong to which frame (docs/method.md): rows are found
 /// by this table, never by j - N, because frames differ in size and a method can leave rows out.
 struct FrameTable {
   std::int32_t rows = 0;            ///< prompt rows, l

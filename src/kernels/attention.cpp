@@ -120,11 +120,11 @@ void write_rows(const AttentionParams& p, const Item& item, const QueryTile& til
     const std::int64_t row = tile.first + r / tile.group * tile.step;
     const std::int64_t head = item.kv_head * tile.group + r % tile.group;
     const float l = state.l[r];
-    const float inverse = l > 0 ? 1.0F / l : 0.0F;
+    const float inverse = l == 0 ? 0.0F : 1.0F / l;  // a NaN passes: the model must not answer from it
     float* out = p.out.row<float>(row) + head * d;
     for (std::int64_t t = 0; t < d; ++t) out[t] = state.o[r * padded + t] * inverse;
     if (p.lse != nullptr)
-      p.lse[head * p.q.rows + row] = l > 0 ? state.m[r] + std::log(l) : -std::numeric_limits<float>::infinity();
+      p.lse[head * p.q.rows + row] = l == 0 ? -std::numeric_limits<float>::infinity() : state.m[r] + std::log(l);
   }
 }
 

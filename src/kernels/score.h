@@ -25,7 +25,7 @@ struct WindowScoreParams {
 /// C[k, j] over j < l - w. 2 w l head_dim heads FLOPs.
 void window_score(const Context& context, const WindowScoreParams& params);
 
-/// The frame-local block of methods.md 2.11: queries and keys of one token-frame, causal.
+/// The frame-local block of docs/method.md: queries and keys of one token-frame, causal.
 struct FrameScoreParams {
   HeadShape shape;
   float scale = 0;

@@ -28,7 +28,7 @@ float element(const void* data, DType type, std::int64_t i) {
 }
 
 /// The row of the same cell one frame earlier in a grid of the same size, -1 where there is none. A mask links
-/// equal cells of unequal grids too (methods.md M12); novelty does not: another grid is another scale.
+/// equal cells of unequal grids too (docs/method.md); novelty does not: another grid is another scale.
 std::int64_t earlier_row(const FrameTable& table, std::int64_t row) {
   const std::int32_t earlier = table.previous_cell(static_cast<std::int32_t>(row));
   if (earlier < 0) return -1;

@@ -10,7 +10,7 @@
 
 namespace purekv {
 
-/// Norms of values (eq. 3 and methods.md 2.11).
+/// Norms of values (eq. 3 and docs/method.md).
 struct ValueNormParams {
   HeadShape shape;
   KvView kv;                          ///< l rows

@@ -13,7 +13,7 @@ struct FrameSize {
   bool operator==(const FrameSize&) const = default;
 };
 
-// Of a picture as its file holds it; for videos also a side of at most 4,096 (reliability.md 2).
+// Of a picture as its file holds it; for videos also a side of at most 4,096 (docs/media.md).
 constexpr std::int64_t kMostPixels = 16'800'000;
 constexpr int kMostSide = 16'384, kMostVideoSide = 4'096;
 
@@ -32,7 +32,7 @@ PixelLimits video_limits(const std::string& path, const MediaOptions& options, c
                          std::int64_t frames);
 PixelLimits image_limits(const std::string& path, const MediaOptions& options, const PreprocessConfig& preprocess);
 
-/// The nearest multiples of `factor` that keep the aspect about and fall within the limits (models.md 1.1).
+/// The nearest multiples of `factor` that keep the aspect about and fall within the limits (docs/model.md).
 /// Throws Error(kInput) where one side is over 200 times the other.
 FrameSize smart_resize(const std::string& path, FrameSize source, int factor, const PixelLimits& limits);
 

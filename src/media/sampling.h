@@ -27,7 +27,7 @@ struct Sampling {
 /// torch.linspace(start, end, count) in float32 on the CPU, rounded half to even; count >= 2.
 std::vector<std::int64_t> linspace_indices(std::int64_t start, std::int64_t end, std::int64_t count);
 
-/// The reference's rule (models.md 1.1) for --fps, --frames, --start and --end; counts are multiples of `factor`.
+/// The reference's rule (docs/model.md) for --fps, --frames, --start and --end; counts are multiples of `factor`.
 /// Throws Error(kInput) where the rule yields no clip.
 Sampling sample_video(const VideoSpan& video, const MediaOptions& options, int factor);
 

@@ -24,7 +24,7 @@ bool exists(const std::string& path) {
   return ::stat(path.c_str(), &status) == 0;
 }
 
-/// One name for the layouts that are around (models.md 1.5).
+/// One name for the layouts that are around (docs/model.md).
 std::string canonical(const std::string& name) {
   static constexpr std::array<std::array<std::string_view, 2>, 4> kPrefixes = {{
       {"model.visual.", "visual."},

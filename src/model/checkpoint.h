@@ -19,7 +19,7 @@ struct TensorView {
 };
 
 /// The safetensors files of a directory, memory-mapped read only, never copied. Names are
-/// canonical: `visual.*`, `model.*`, `lm_head.weight`, whatever prefix of models.md 1.5 the files use.
+/// canonical: `visual.*`, `model.*`, `lm_head.weight`, whatever prefix of docs/model.md the files use.
 class Checkpoint {
  public:
   /// Throws Error(kInput) with file, offset or tensor, the values found and the remedy.

@@ -161,6 +161,7 @@ SpecialIds read_ids(const JsonFields& fields, std::int64_t vocab) {
 std::vector<std::int32_t> read_eos(const JsonFields& fields) {
   const auto wide = fields.integers("eos_token_id", {0, kMaxInt32}, 256);
   std::vector<std::int32_t> eos;
+  eos.reserve(wide.size());
   for (const std::int64_t id : wide) eos.push_back(static_cast<std::int32_t>(id));
   return eos;
 }
@@ -276,7 +277,8 @@ ModelConfig load_config(const std::string& model_dir) {
     read_preprocessors(model_dir, config.vision, config.preprocess);
   }
   // Without generation_config.json the ids of config.json count, then the family's own.
-  if (text.has("eos_token_id")) config.generation.eos = read_eos(text);
+  for (const JsonFields& place : {fields, text})
+    if (place.has("eos_token_id")) config.generation.eos = read_eos(place);
   const std::string generation_path = model_dir + "/generation_config.json";
   if (exists(generation_path)) {
     const json generation = read_json(generation_path);

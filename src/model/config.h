@@ -10,7 +10,7 @@
 
 namespace purekv {
 
-/// The language model's sizes (models.md 1.5).
+/// The language model's sizes (docs/model.md).
 struct TextConfig {
   std::int64_t hidden = 0, layers = 0, ffn = 0, vocab = 0;
   HeadShape heads;
@@ -21,7 +21,7 @@ struct TextConfig {
   bool tied = false;
 };
 
-/// The vision tower's sizes (models.md 1.3).
+/// The vision tower's sizes (docs/model.md).
 struct VisionConfig {
   std::int64_t depth = 32, hidden = 1280, heads = 16, ffn = 3420, out_hidden = 0;
   std::int64_t patch = 14, merge = 2, temporal_patch = 2, channels = 3;

@@ -15,7 +15,7 @@ struct PatchifyParams {
   MatrixView out;                               ///< [grid_h * grid_w, patch_values] float32
 };
 
-/// Normalised pixels in the tower's layout (models.md 1.2): rows in merge-block order, columns
+/// Normalised pixels in the tower's layout (docs/model.md): rows in merge-block order, columns
 /// (channel, frame, y, x), the flattening of the patch convolution's weight.
 void patchify(const PreprocessConfig& config, const PatchifyParams& params);
 

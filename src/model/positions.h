@@ -23,7 +23,7 @@ struct Positions {
   [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(axis[0].size()); }
 };
 
-/// Qwen's training rule (models.md 1.6, row 1): float seconds truncated after the product, text
+/// Qwen's training rule (docs/model.md): float seconds truncated after the product, text
 /// after a video starts at the maximum over all axes + 1.
 Positions make_positions(std::span<const PositionRun> runs, double tokens_per_second);
 

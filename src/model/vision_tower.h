@@ -13,7 +13,7 @@
 namespace purekv {
 
 /// Order in which a slice's merged cells pass the tower: windows row-major, cells row-major inside
-/// (models.md 1.4), and where each window begins in patches.
+/// (docs/model.md), and where each window begins in patches.
 struct WindowOrder {
   std::vector<std::int32_t> cells;   ///< [grid_h * grid_w / merge^2] raster index of the i-th cell
   std::vector<std::int32_t> starts;  ///< cumulative patches, first 0

@@ -15,7 +15,7 @@ struct ResolvedBudget {
   bool compress = false;    ///< false: every row stays and nothing is scored
 };
 
-/// The one place where a budget becomes rows (interfaces.md 2); l = table.rows.
+/// The one place where a budget becomes rows (docs/interfaces.md); l = table.rows.
 /// Throws Error(kUsage) where the budget is not above 0, or a share is above 100 %.
 ResolvedBudget resolve_budget(const CompressionOptions& options, const FrameTable& table);
 

@@ -13,7 +13,7 @@ namespace purekv {
 struct LayerScores {
   std::vector<float> window;            ///< eq. 2
   std::vector<float> vnorm;             ///< eq. 3's weight
-  std::vector<float> local, self, nov;  ///< methods.md 2.11
+  std::vector<float> local, self, nov;  ///< docs/method.md
   std::vector<float> score;             ///< what is ranked
 };
 
@@ -24,7 +24,7 @@ struct ScoreRequest {
   const float* borrowed = nullptr;  ///< C of layer c in place of this layer's own (eq. 4), or null
 };
 
-/// S of a layer: eq. 3 or 4 (own, clie) or the joined maxima of methods.md 2.11.
+/// S of a layer: eq. 3 or 4 (own, clie) or the joined maxima of docs/method.md.
 LayerScores score_layer(const Context& context, const Observation& observation, const ScoreRequest& request);
 
 }  // namespace purekv

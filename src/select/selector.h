@@ -15,7 +15,7 @@
 
 namespace purekv {
 
-/// Arrays of one layer for `--trace` (interfaces.md 4): name without layer and suffix
+/// Arrays of one layer for `--trace` (docs/interfaces.md): name without layer and suffix
 /// ("window", "vnorm", "local", "self", "nov", "score"), [kv_heads, columns].
 using ScoreSink = std::function<void(std::string_view name, std::int64_t layer, const float* data,
                                      std::int64_t kv_heads, std::int64_t columns)>;

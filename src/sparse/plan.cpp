@@ -97,7 +97,7 @@ class Planner {
     }
   }
 
-  /// Text rows before `row`: every pattern lets visual rows see them (methods.md 3, R1).
+  /// Text rows before `row`: every pattern lets visual rows see them (docs/method.md).
   [[nodiscard]] std::vector<KeyRange> text_before(std::int32_t row) const {
     std::vector<KeyRange> ranges;
     for (const Run& run : runs_)

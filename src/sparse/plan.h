@@ -8,7 +8,7 @@
 
 namespace purekv {
 
-/// A mask of methods.md 3 as a range list over the prompt's own rows.
+/// A mask of docs/method.md as a range list over the prompt's own rows.
 struct PlanRequest {
   Pattern pattern = Pattern::kDense;
   std::int64_t local_window = 0;  ///< kLocal: i - j <= W

@@ -1,4 +1,4 @@
-"""Every attention pattern against the mask of methods.md 3: rows after each layer, from dense attention with a mask."""
+"""Every attention pattern against the mask of docs/method.md: rows after each layer, from dense attention with a mask."""
 
 import numpy as np
 import pytest

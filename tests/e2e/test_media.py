@@ -370,7 +370,7 @@ def test_folders_that_are_no_clip(tmp_path):
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:-100])
     one_error_line(run(["ask", folder, "what?", "--json"]), 3)
     (folder / "b.png").write_bytes(b"no image")
-    assert "b.png" in refuse(folder)
+    assert one_medium(folder)["frames"] == 2  # what is no image is skipped
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])

@@ -238,14 +238,33 @@ def test_index_lists_what_is_not_there(purekv_bin, sharded, clip):
     assert_refused(ask(purekv_bin, sharded, clip), "'x'")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(value, purekv_bin, model, clip):
+def poison(model, tensor, value, count=None):
+    """Overwrites a float32 tensor, or its first `count` values."""
     path = model / "model.safetensors"
     raw = bytearray(path.read_bytes())
     length = struct.unpack("<Q", raw[:8])[0]
-    begin, end = json.loads(raw[8:8 + length])[NORM]["data_offsets"]
-    raw[8 + length + begin:8 + length + end] = struct.pack("<f", value) * ((end - begin) // 4)
+    begin, end = json.loads(raw[8:8 + length])[tensor]["data_offsets"]
+    count = count or (end - begin) // 4
+    at = 8 + length + begin
+    raw[at:at + 4 * count] = struct.pack("<f", value) * count
     path.write_bytes(raw)
+
+
+PARTS = ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.k_proj.bias",
+         "model.layers.2.self_attn.v_proj.weight", "model.layers.2.input_layernorm.weight",
+         "model.layers.1.mlp.down_proj.weight", "visual.blocks.0.attn.qkv.weight", "visual.merger.mlp.2.bias"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tensor", PARTS)
+def test_weights_that_are_not_finite(tensor, value, purekv_bin, model, clip):
+    poison(model, tensor, value)
+    assert_refused(ask(purekv_bin, model, clip), str(model))
+
+
+@pytest.mark.parametrize("tensor", PARTS)
+def test_one_weight_that_is_no_number(tensor, purekv_bin, model, clip):
+    poison(model, tensor, float("nan"), 1)
     assert_refused(ask(purekv_bin, model, clip), "finite")
 
 

@@ -219,6 +219,20 @@ TEST(Attention, DecodeOverRaggedHeadsDoesNotDependOnThreads) {
   }
 }
 
+/// A checkpoint with values that are not finite must not answer as if they were zeros.
+TEST(Attention, NaNReachesTheRowsThatSeeIt) {
+  for (const std::int64_t rows : {1, 30}) {  // split over keys, and in tiles
+    for (const int which : {0, 1, 2}) {
+      Inputs in({.heads = 2, .kv_heads = 2, .head_dim = 16}, rows, 100, 9);
+      auto& poisoned = which == 0 ? in.q : which == 1 ? in.k : in.v;
+      poisoned[0] = kPoison;  // the first value of row 0, head 0
+      const Result r = run(in, nullptr, in.view(), {}, 2);
+      EXPECT_TRUE(std::isnan(r.out[0])) << rows << " rows, operand " << which;
+      EXPECT_FALSE(std::isnan(r.out[16])) << "the other head";
+    }
+  }
+}
+
 TEST(Attention, EveryInstructionSetAgrees) {
   const HeadShape shape{.heads = 7, .kv_heads = 1, .head_dim = 40};
   const Inputs in(shape, 30, 100, 5);

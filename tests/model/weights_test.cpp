@@ -17,7 +17,7 @@ using testing::ScratchDirectory;
 
 using Shapes = std::vector<std::pair<std::string, std::vector<std::int64_t>>>;
 
-/// The tensors of flat_config(), as models.md lists them.
+/// The tensors of flat_config(), as docs/model.md lists them.
 Shapes tensor_shapes() {
   Shapes shapes = {{"model.embed_tokens.weight", {320, 64}}, {"model.norm.weight", {64}}};
   for (const std::string layer : {"model.layers.0.", "model.layers.1."})

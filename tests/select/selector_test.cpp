@@ -210,7 +210,7 @@ TEST(Selector, FrameScoresWriteTheirTermsAndRandomOnlyItsNoise) {
   EXPECT_TRUE(sunk_files(with_budget(Score::kOwnFrame, 100), table).empty());
 }
 
-// M12 links equal cells of unequal grids in a mask; novelty is the whole value there (methods.md 2.11).
+// M12 links equal cells of unequal grids in a mask; novelty is the whole value there (docs/method.md).
 TEST(Selector, NoveltyAcrossGridsIsTheValueItself) {
   const FrameTable table = make_frame_table(25, {{1, 0, 0, 2, 3}, {7, 0, 1, 3, 2}, {13, 0, 2, 3, 2}});
   const Layer rows(table, 3);

@@ -33,7 +33,7 @@ std::vector<int> visits(const AttentionPlan& plan, std::int32_t rows) {
   return count;
 }
 
-/// methods.md 3, straight from its table.
+/// docs/method.md, straight from its table.
 bool allowed(const FrameTable& table, const PlanRequest& request, std::int32_t i, std::int32_t j) {
   if (j > i) return false;
   if (request.pattern == Pattern::kDense || table.is_text(i) || table.is_text(j)) return true;
@@ -93,7 +93,7 @@ INSTANTIATE_TEST_SUITE_P(Plan, EveryPattern,
                          testing::Values(Pattern::kDense, Pattern::kSpatialTemporal, Pattern::kSpatial,
                                          Pattern::kTemporal, Pattern::kLocal, Pattern::kAtrous));
 
-// T9: the counts of methods.md 10.
+// T9: the counts of docs/method.md.
 TEST(Plan, SpatialTemporalIsSpatialPlusOneKeyARow) {
   const std::int64_t frames = 7;
   const std::int64_t cells = 12;

@@ -33,7 +33,7 @@ struct NamedTable {
   FrameTable table;
 };
 
-/// Prompts around every edge of methods.md T9-T11.
+/// Prompts around every edge of docs/method.md-T11.
 inline std::vector<NamedTable> edge_tables() {
   return {{"text only", make_table(7, {}, 0, 0)},
           {"one row", make_table(1, {}, 0, 0)},

@@ -54,7 +54,7 @@ using IntVec = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))))
   return lanes[0];
 }
 
-/// e^x for x <= 0, within 2 ulp; 0 below -87, where float32 leaves its normal range.
+/// e^x for x <= 0, within 2 ulp; 0 below -87, where float32 leaves its normal range; NaN of NaN.
 [[maybe_unused]] inline Vec exp_negative(Vec x) {
   constexpr float kLog2E = 1.44269504F;
   constexpr float kLn2High = 0.693359375F;
@@ -62,7 +62,7 @@ using IntVec = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))))
   constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   constexpr float kLowest = -87.0F;
   const Vec low = splat(kLowest);
-  const Vec clamped = x > low ? x : low;
+  const Vec clamped = x < low ? low : x;  // a NaN stays one
   const Vec shifted = clamped * kLog2E + kRound;
   const Vec n = shifted - kRound;
   const Vec r = clamped - n * kLn2High - n * kLn2Low;
@@ -80,7 +80,7 @@ using IntVec = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))))
   bits = (bits + kBias) << kMantissa;
   Vec scale;
   std::memcpy(&scale, &bits, sizeof scale);
-  return x > low ? p * scale : Vec{};
+  return x < low ? Vec{} : p * scale;
 }
 
 /// c[R][V * kLanes] (+)= a[R][depth] b[depth][V * kLanes].

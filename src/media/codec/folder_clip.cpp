@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <filesystem>
-#include <optional>
-#include <string_view>
 #include <utility>
 
 #include "base/fail.h"
@@ -16,25 +14,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A name that promises an image: what it holds must be one, or a damaged frame would be left out in silence.
-bool is_image_name(const fs::path& path) {
-  std::string ending = path.extension().string();
-  for (char& c : ending)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  constexpr std::string_view kEndings[] = {".jpg", ".jpeg", ".png", ".webp", ".bmp"};
-  return std::find(std::begin(kEndings), std::end(kEndings), ending) != std::end(kEndings);
-}
-
+/// By content, not by name: what is no image is skipped.
 bool holds_image(const fs::path& path) {
   std::error_code error;
-  if (!fs::is_regular_file(path, error) || fs::file_size(path, error) == 0) {
-    if (!is_image_name(path) || fs::is_directory(path, error)) return false;
-    fail(ErrorKind::kInput, "{}: is empty or no regular file; put the frame there, or remove it", path.string());
-  }
-  if (is_image(file_kind(InputFile(path.string()).head(kHeadBytes)))) return true;
-  if (is_image_name(path))
-    fail(ErrorKind::kInput, "{}: holds no image; save the frame again, or remove it", path.string());
-  return false;
+  if (!fs::is_regular_file(path, error) || fs::file_size(path, error) == 0) return false;
+  return is_image(file_kind(InputFile(path.string()).head(kHeadBytes)));
 }
 
 /// Names of the frames, sorted by their bytes.
