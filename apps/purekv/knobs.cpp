@@ -16,11 +16,13 @@ constexpr std::size_t kMostConfig = 1U << 20U;
 /// What asks for help or names the file itself is no knob.
 constexpr std::array<std::string_view, 2> kNoKnobs = {"--help", "--config"};
 
+bool is_knob(const std::string& flag) { return std::find(kNoKnobs.begin(), kNoKnobs.end(), flag) == kNoKnobs.end(); }
+
 std::vector<std::string> flags_of(const CLI::App& app) {
   std::vector<std::string> flags;
   for (const CLI::Option* option : app.get_options())
     for (const std::string& name : option->get_lnames())
-      if (std::find(kNoKnobs.begin(), kNoKnobs.end(), "--" + name) == kNoKnobs.end()) flags.push_back("--" + name);
+      if (is_knob("--" + name)) flags.push_back("--" + name);
   return flags;
 }
 
@@ -65,7 +67,7 @@ std::vector<Knob> file_knobs(const std::string& path, const CLI::App& app, const
   for (const CLI::ConfigItem& item : items) {
     std::string flag = "--" + item.name;
     std::replace(flag.begin(), flag.end(), '_', '-');
-    if (!item.parents.empty() || !known.contains(flag))
+    if (!item.parents.empty() || !known.contains(flag) || !is_knob(flag))
       fail(ErrorKind::kUsage, "{}: unknown knob {}; the names are the flags of purekv ask --help, without the dashes",
            path, item.fullname());
     if (item.inputs.size() != 1)
