@@ -1,12 +1,12 @@
 #include "purekv/engine.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <utility>
 
 #include "base/fail.h"
+#include "base/stopwatch.h"
 #include "device/memory.h"
 #include "engine/generation.h"
 #include "engine/prompt.h"
@@ -53,7 +53,7 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
 }
 
 Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(std::make_unique<State>()) {
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
   LoadedModel& s = state_->model;
   s.directory = options.model_dir;
   s.context = make_context(options);
@@ -67,7 +67,7 @@ Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(
   const std::string tokenizer = options.model_dir + "/tokenizer.json";
   if (std::filesystem::exists(tokenizer)) s.tokenizer = Tokenizer::load(tokenizer);
   if (progress.step) progress.step("load", 3, 3);
-  s.load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  s.load_ms = ms_since(begin);
 }
 
 Engine::Engine(Engine&&) noexcept = default;

@@ -5,21 +5,13 @@
 #include <utility>
 
 #include "base/fail.h"
+#include "base/stopwatch.h"
 #include "device/memory.h"
 #include "engine/sampler.h"
 #include "model/decoder.h"
 #include "sparse/plan.h"
 
 namespace purekv {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double ms_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
-}  // namespace
 
 std::vector<ClipInfo> media_of(const Question& question) {
   if (question.encoded != nullptr && !question.media.empty())

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <vector>
 
+#include "base/stopwatch.h"
 #include "cache/kv_cache.h"
 #include "device/buffer.h"
 #include "engine/media_encoder.h"
@@ -54,7 +54,7 @@ class Generation {
   Matrix hidden_;                  ///< [l, hidden]
   std::vector<float> logits_;      ///< [vocab] of the row that chooses the next token
   std::vector<float> logit_rows_;  ///< [g, vocab] for the trace
-  std::chrono::steady_clock::time_point begin_;
+  Clock::time_point begin_;
 };
 
 }  // namespace purekv

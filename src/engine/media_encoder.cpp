@@ -1,21 +1,11 @@
 #include "engine/media_encoder.h"
 
-#include <chrono>
-
 #include "base/fail.h"
+#include "base/stopwatch.h"
 #include "engine/prompt.h"
 #include "model/patchify.h"
 
 namespace purekv {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double ms_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
-}  // namespace
 
 MediaEncoder::MediaEncoder(const LoadedModel& model, const Progress& progress)
     : model_(model), progress_(progress), tower_(model.context, model.config.vision, model.vision) {}
