@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sizes that the house rules bound: lines a file and lines a function, in src, include and apps.
 
-Files stay under 400 lines, functions under 60, kernels (src/kernels/cpu) under 250. Exit 1 names each breach.
+Files stay under 400 lines, functions under 60, kernels (src/kernels/cpu and cuda) under 250. Exit 1 names each breach.
 """
 
 import pathlib
@@ -46,7 +46,7 @@ def breaches() -> list[str]:
             lines = text.count("\n")
             if lines > FILE_LINES:
                 found.append(f"{name}: {lines} lines, at most {FILE_LINES}")
-            most = KERNEL_LINES if "kernels/cpu" in str(name) else FUNCTION_LINES
+            most = KERNEL_LINES if name.parts[:2] == ("src", "kernels") and len(name.parts) > 3 else FUNCTION_LINES
             found += [f"{name}:{at}: a function of {n} lines, at most {most}" for at, n in functions(text) if n > most]
     return found
 

@@ -1,3 +1,4 @@
+#include <fstream>
 #include <utility>
 
 #include "command.h"
@@ -28,6 +29,20 @@ std::string read_question(const std::string& argument) {
   return question;
 }
 
+/// A JSON array of token ids in place of a question: what another tokenizer made of the whole prompt.
+std::vector<std::int32_t> read_ids(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) fail(ErrorKind::kInput, "{} cannot be opened; give a file that holds a JSON array of token ids", path);
+  try {
+    const Json json = Json::parse(file);
+    auto ids = json.get<std::vector<std::int32_t>>();
+    if (ids.empty()) fail(ErrorKind::kInput, "{} holds no id; give a JSON array of token ids", path);
+    return ids;
+  } catch (const Json::exception& error) {
+    fail(ErrorKind::kInput, "{} is no JSON array of token ids: {}", path, error.what());
+  }
+}
+
 class AskCommand : public Command {
  public:
   AskCommand()
@@ -38,6 +53,9 @@ class AskCommand : public Command {
                 "goes to standard output, progress and a table of sizes and times to standard error. \"paper\" below\n"
                 "is the default under --preset purekv-paper.") {
     add_ask_flags(app_, flags_);
+    bind_path(FlagGroup{app_, "Prompt"},
+              {"--ids", "FILE", "the whole prompt as a JSON array of token ids, one pad id a medium; no QUESTION then"},
+              ids_);
     const FlagGroup group{app_, "Output"};
     bind_switch(group, "--json", "print one JSON object instead of the answer", json_);
     bind_path(group, {"--trace", "DIR", "write what happened as .npy files into DIR"}, trace_);
@@ -48,9 +66,15 @@ class AskCommand : public Command {
   void run(const std::vector<std::string>& positionals) override {
     AskOptions options = resolve(flags_);
     options.trace_dir = trace_;
-    if (positionals.empty()) fail(ErrorKind::kUsage, "no question given; see purekv ask --help");
     Question question;
-    question.text = read_question(positionals.back());
+    std::vector<std::string> media = positionals;
+    if (!ids_.empty()) {
+      question.ids = read_ids(ids_);
+    } else {
+      if (media.empty()) fail(ErrorKind::kUsage, "no question given; see purekv ask --help");
+      question.text = read_question(media.back());
+      media.pop_back();
+    }
 
     ProgressPrinter printer(quiet_);
     Progress progress = engine_progress(printer);
@@ -58,9 +82,9 @@ class AskCommand : public Command {
 
     const ModelPath model = find_model(flags_.engine.model);
     Engine engine(engine_options(flags_.engine, model.directory), progress);
-    for (std::size_t i = 0; i + 1 < positionals.size(); ++i) {
-      printer.step("media", static_cast<std::int64_t>(i), static_cast<std::int64_t>(positionals.size()) - 1);
-      question.media.push_back(open_media(positionals[i], flags_.media, engine.preprocess()));
+    for (std::size_t i = 0; i < media.size(); ++i) {
+      printer.step("media", static_cast<std::int64_t>(i), static_cast<std::int64_t>(media.size()));
+      question.media.push_back(open_media(media[i], flags_.media, engine.preprocess()));
       check_interrupt();
     }
     const Answer answer = engine.ask(std::move(question), options, progress);
@@ -80,7 +104,7 @@ class AskCommand : public Command {
   }
 
   AskFlags flags_;
-  std::string trace_;
+  std::string trace_, ids_;
   bool json_ = false, quiet_ = false;
 };
 

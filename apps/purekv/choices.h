@@ -38,6 +38,7 @@ inline constexpr Choices<Pattern, 6> kPatterns = {{{"dense", Pattern::kDense},
                                                    {"local", Pattern::kLocal},
                                                    {"atrous", Pattern::kAtrous}}};
 inline constexpr Choices<std::string_view, 2> kPresets = {{{"purekv", "purekv"}, {"purekv-paper", "purekv-paper"}}};
+inline constexpr Choices<WeightType, 2> kAskWeightTypes = {{{"bf16", WeightType::kBf16}, {"fp8", WeightType::kFp8}}};
 inline constexpr Choices<WeightType, 3> kWeightTypes = {
     {{"f32", WeightType::kF32}, {"bf16", WeightType::kBf16}, {"fp8", WeightType::kFp8}}};
 inline constexpr Choices<BenchKind, 4> kBenchKinds = {{{"attention", BenchKind::kAttention},

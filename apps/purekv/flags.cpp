@@ -17,10 +17,12 @@ constexpr std::int64_t kMostPixels = 1LL << 40U;
 void add_engine_flags(CLI::App& app, EngineFlags& flags) {
   const FlagGroup group{app, "Model and machine"};
   bind_path(group, {"--model", "DIR", "folder of a Qwen2.5-VL checkpoint (default: the demo model)"}, flags.model);
-  bind_choice(group, "--device", "where to compute (default auto: CUDA where it is built in, else the CPU)",
+  bind_choice(group, "--device", "where to compute (default auto: a GPU where one can be used, else the CPU)",
               flags.device, kDevices);
   bind_choice(group, "--dtype", "type of activations and cache (default f32 on the CPU, bf16 on CUDA)", flags.compute,
               kComputeTypes);
+  bind_choice(group, "--weights", "type of the language model's linear layers on a GPU (default bf16)", flags.weights,
+              kAskWeightTypes);
   constexpr std::int64_t kMostThreads = 1024;
   bind_integer(group, {"--threads", "N", "CPU threads (default: every core)"}, flags.threads, 1, kMostThreads);
 }
@@ -28,7 +30,7 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags) {
 void add_run_flags(CLI::App& app, std::optional<std::int64_t>& prefill_chunk) {
   const FlagGroup group{app, "Work"};
   bind_integer(group,
-               {"--prefill-chunk", "N", "tokens a chunk of the row-wise work (default 512); results stay the same"},
+               {"--prefill-chunk", "N", "tokens a chunk of the row-wise work (default 512, on a GPU 16384); results stay the same"},
                prefill_chunk, 1);
 }
 
@@ -164,7 +166,7 @@ AskOptions resolve(const AskFlags& flags) {
 }
 
 EngineOptions engine_options(const EngineFlags& flags, const std::string& model_dir) {
-  return {model_dir, flags.device, flags.compute, static_cast<int>(flags.threads.value_or(0))};
+  return {model_dir, flags.device, flags.compute, static_cast<int>(flags.threads.value_or(0)), flags.weights};
 }
 
 void check_text(std::string_view what, std::string_view text) {

@@ -16,6 +16,7 @@ struct EngineFlags {
   std::optional<std::string> model;
   DeviceKind device = DeviceKind::kAuto;
   ComputeType compute = ComputeType::kDefault;
+  WeightType weights = WeightType::kBf16;
   std::optional<std::int64_t> threads;
 };
 

@@ -95,6 +95,7 @@ Json settings_json(const Settings& settings, const Answer& answer) {
   out["model"] = settings.model_dir;
   out["device"] = word_of(settings.device, kDevices);
   out["dtype"] = bf16 ? "bf16" : "f32";
+  out["weights"] = word_of(flags.engine.weights, kAskWeightTypes);
   out["threads"] = answer.threads;
   add_media(out, flags.media);
   out["system"] = flags.prompt.system.value_or("You are a helpful assistant.");
@@ -105,7 +106,7 @@ Json settings_json(const Settings& settings, const Answer& answer) {
   out["json"] = true;
   out["trace"] = settings.options.trace_dir.empty() ? Json(nullptr) : Json(settings.options.trace_dir);
   out["quiet"] = settings.quiet;
-  out["prefill_chunk"] = settings.options.prefill_chunk;
+  out["prefill_chunk"] = answer.prefill_chunk;
   return out;
 }
 

@@ -9,7 +9,6 @@
 namespace purekv {
 
 enum class BenchKind { kAttention, kVision, kPrefill, kDecode };
-enum class WeightType { kF32, kBf16, kFp8 };
 
 /// Sizes of a random model (docs/interfaces.md). A named shape fills them.
 struct BenchShape {

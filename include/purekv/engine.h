@@ -19,6 +19,9 @@ struct EngineOptions {
   DeviceKind device = DeviceKind::kAuto;
   ComputeType compute = ComputeType::kDefault;  ///< f32 on the CPU
   int threads = 0;                              ///< 0: every core this process may use
+  /// The CPU reads weights as the file holds them; a GPU holds bf16, or fp8 (e4m3 with a scale an output channel) for
+  /// the language model's linear layers.
+  WeightType weights = WeightType::kBf16;
 };
 
 /// Bytes of keys and values: the prompt's rows before and after compression, and the most alive
@@ -42,6 +45,7 @@ struct Answer {
   std::int64_t budget_rows = 0;  ///< B
   std::int64_t window = 0;       ///< effective w
   std::int64_t sparse_from = 0;  ///< effective first sparse layer
+  std::int64_t prefill_chunk = 0;  ///< effective rows a chunk
   GenerationOptions generation;  ///< defaults filled in; temperature 0 is greedy
   int threads = 0;
   KvReport kv;

@@ -8,6 +8,7 @@ namespace purekv {
 
 enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class ComputeType { kDefault, kF32, kBf16 };
+enum class WeightType { kF32, kBf16, kFp8 };
 
 /// How many rows a layer and KV head may keep: a share of the base, or a row count.
 struct Budget {
@@ -65,7 +66,7 @@ struct AskOptions {
   AttentionOptions attention;
   GenerationOptions generation;
   std::optional<std::string> system;  ///< replaces "You are a helpful assistant."
-  std::int64_t prefill_chunk = 512;   ///< rows a chunk of the row-wise work
+  std::int64_t prefill_chunk = 0;     ///< rows a chunk of the row-wise work; 0: what fills the device
   std::string trace_dir;              ///< empty: no trace
 };
 

@@ -10,7 +10,7 @@
 
 namespace purekv {
 
-/// Owns device memory, 64-byte aligned, not initialised. Counts into `counter` while it lives.
+/// Owns device memory, 64-byte aligned (256 on CUDA), not initialised. Counts into `counter` while it lives.
 /// Throws Error(kResource) with the bytes asked where memory is short.
 class Buffer {
  public:
@@ -35,12 +35,14 @@ class Buffer {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     std::swap(counter_, other.counter_);
+    std::swap(cuda_, other.cuda_);
   }
 
  private:
   void* data_ = nullptr;
   std::int64_t bytes_ = 0;
   ByteCounter* counter_ = nullptr;
+  CudaDevice* cuda_ = nullptr;  ///< null: host memory
 };
 
 /// A matrix that owns its memory.

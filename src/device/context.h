@@ -1,19 +1,33 @@
 #pragma once
 
+#include <cstdint>
+
 #include "base/dtype.h"
 
 namespace purekv {
 
-enum class Backend { kCpu };
+/// Whether this build has the CUDA backend; a context names it only where it has.
+inline constexpr bool kHasCuda = PUREKV_HAS_CUDA != 0;
 
-/// Where and how an operation runs; every kernel takes it first.
+enum class Backend { kCpu, kCuda };
+
+struct CudaDevice;  // device/cuda/cuda_device.h
+
+/// Where and how an operation runs; every kernel takes it first. On CUDA every pointer of an
+/// operation's parameters is device memory unless its comment says host, and operations are only
+/// queued on the device's stream: synchronize() or a download waits for them.
 struct Context {
   Backend backend = Backend::kCpu;
   int threads = 1;
   DType compute = DType::kF32;  ///< operand type of the matrix products, and the cache's type
+  CudaDevice* cuda = nullptr;   ///< the open device; null on the CPU
 
-  /// Type of activations in memory. The CPU keeps float32 and rounds products' operands only.
-  [[nodiscard]] DType activation() const { return DType::kF32; }
+  /// Rows of a row-wise operation that fill the device: fewer waste it, more only take memory.
+  [[nodiscard]] std::int64_t rows_at_once() const { return backend == Backend::kCuda ? 16384 : 1024; }
+
+  /// Type of rows between two operations of a layer. The CPU keeps float32 and rounds products'
+  /// operands only. The residual stream is float32 everywhere.
+  [[nodiscard]] DType activation() const { return backend == Backend::kCuda ? compute : DType::kF32; }
 };
 
 }  // namespace purekv

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/fail.h"
+#include "device/cuda/calls.h"
 
 namespace purekv {
 namespace {
@@ -39,7 +40,9 @@ std::int64_t address_space_left() {
 
 }  // namespace
 
-std::int64_t available_bytes(const Context& /*context*/) {
+std::int64_t available_bytes(const Context& context) {
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::free_bytes(*context.cuda);
   return std::max<std::int64_t>(0, std::min(meminfo_available(), address_space_left()));
 }
 

@@ -2,16 +2,19 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <utility>
 
 #include "base/fail.h"
 #include "device/memory.h"
+#include "device/timer.h"
 #include "engine/bench_ceiling.h"
 #include "engine/bench_subjects.h"
 #include "engine/state.h"
+#include "model/weights.h"
+#include "select/budget.h"
 
 namespace purekv {
 namespace {
@@ -69,49 +72,52 @@ void check_request(const BenchRequest& r) {
   if (r.kind == BenchKind::kVision && s.name == "custom" && (s.hidden % s.heads != 0 || tower_dim % 4 != 0))
     fail(ErrorKind::kUsage, "a tower of hidden {} and {} heads: hidden / heads must be whole and a multiple of 4",
          s.hidden, s.heads);
-  if (r.weights == WeightType::kFp8)
-    fail(ErrorKind::kResource,
-         "fp8 weights need the CUDA backend, which this build lacks; use --weights bf16 --device cpu");
 }
 
 std::int64_t rows_of(const BenchRequest& r) {
   return r.frames > 0 ? r.prefix + r.frames * r.tokens_per_frame + r.question : r.tokens;
 }
 
-/// The tower's rows of one frame, and the chunk of them that is between two operations.
-double vision_row_bytes(const BenchRequest& r, const VisionConfig& vision) {
-  constexpr std::int64_t kChunk = 1024;
-  const std::int64_t patches = r.tokens_per_frame * vision.merge * vision.merge;
-  const auto chunk = static_cast<double>(std::min(kChunk, patches));
-  return 4.0 * (static_cast<double>(patches) * static_cast<double>(vision.patch_values() + 5 * vision.hidden) +
-                chunk * static_cast<double>(4 * vision.hidden + 2 * vision.ffn) +
-                static_cast<double>(r.tokens_per_frame * vision.out_hidden));
+/// The tower's rows of the frames that pass it together, and the chunk of them that is between two operations.
+double vision_bytes(const Context& context, const BenchRequest& r, const VisionConfig& vision) {
+  const std::int64_t frame = r.tokens_per_frame * vision.merge * vision.merge;
+  const std::int64_t slices = std::max<std::int64_t>(1, context.rows_at_once() / std::max<std::int64_t>(1, frame));
+  const auto rows = static_cast<double>(frame * std::min(slices, std::max<std::int64_t>(1, r.frames)));
+  const double chunk = std::min(static_cast<double>(context.rows_at_once()), rows);
+  const auto between = static_cast<double>(size_of(context.activation()));
+  return rows * (4.0 * static_cast<double>(vision.patch_values() + 2 * vision.hidden) +
+                 between * 4.0 * static_cast<double>(vision.hidden)) +
+         chunk * between * static_cast<double>(4 * vision.hidden + 2 * padded_ffn(vision.ffn)) +
+         static_cast<double>(r.tokens_per_frame * vision.out_hidden) * 4.0;
 }
 
 void check_memory(const BenchRequest& r, const Context& context, const ModelConfig& config) {
   const TextConfig& text = config.text;
   const VisionConfig& vision = config.vision;
   const std::int64_t rows = rows_of(r);
-  const std::int64_t element = r.weights == WeightType::kF32 ? 4 : 2;
+  const auto element = static_cast<double>(size_of(weight_type(r)));
   double bytes = 0;
   if (r.kind == BenchKind::kPrefill || r.kind == BenchKind::kDecode) {
-    bytes =
-        static_cast<double>(element) * (static_cast<double>(text.layers) * static_cast<double>(layer_weights(text)) +
-                                        static_cast<double>(text.vocab) * static_cast<double>(text.hidden)) +
-        static_cast<double>(r.batch) *
-            static_cast<double>(prefill_bytes(context, text, rows, rows, r.ask.prefill_chunk));
+    const bool decodes = r.kind == BenchKind::kDecode;
+    const std::int64_t kept = kept_rows(r, make_table(r));
+    const auto kv = static_cast<double>(kv_row_bytes(context, text));
+    bytes = element * static_cast<double>(text.layers) * static_cast<double>(layer_weights(text)) +
+            std::max(2.0, element) * static_cast<double>(text.vocab) * static_cast<double>(text.hidden);
+    if (decodes)  // every sequence's rows, a little room to grow and logits
+      bytes += static_cast<double>(r.batch) * (kv * static_cast<double>(kept + 32) + 4.0 * static_cast<double>(text.vocab));
+    else
+      bytes += static_cast<double>(prefill_bytes(context, text, rows, kept, resolve_chunk(context, r.ask)));
   } else if (r.kind == BenchKind::kVision) {
-    bytes =
-        static_cast<double>(element) * static_cast<double>(vision.depth) * static_cast<double>(block_weights(vision)) +
-        vision_row_bytes(r, vision);
+    bytes = element * static_cast<double>(vision.depth) * static_cast<double>(block_weights(vision)) +
+            vision_bytes(context, r, vision);
   } else {
     const auto width =
         static_cast<double>(2 * r.shape.heads + 2 * r.shape.kv_heads) * static_cast<double>(r.shape.head_dim);
-    bytes = 4.0 * static_cast<double>(rows) * width;
+    bytes = static_cast<double>(size_of(context.activation())) * static_cast<double>(rows) * width;
   }
   constexpr double kMost = 9e18;
   require_bytes(context, static_cast<std::int64_t>(std::min(bytes, kMost)), "this benchmark",
-                "choose a smaller --shape, --batch or --tokens");
+                "choose a smaller --shape, --batch or --tokens, or a lower --budget");
 }
 
 std::unique_ptr<Subject> make_subject(const BenchRequest& r, const Context& context, const Shaped& shaped) {
@@ -128,9 +134,25 @@ std::unique_ptr<Subject> make_subject(const BenchRequest& r, const Context& cont
   fail(ErrorKind::kInternal, "internal: unknown benchmark");
 }
 
+/// Runs between two reads of a GPU's clock: the host's launch latency, some microseconds, must not count as work of a
+/// kernel that takes a few hundred.
+std::int64_t runs_at_once(const Context& context, double ms) {
+  constexpr double kLeastMs = 4;
+  constexpr double kMost = 50;
+  if (context.backend == Backend::kCpu || ms <= 0) return 1;
+  return static_cast<std::int64_t>(std::clamp(std::ceil(kLeastMs / ms), 1.0, kMost));
+}
+
 constexpr std::array<const char*, 4> kNames = {"attention", "vision", "prefill", "decode"};
 
 }  // namespace
+
+std::int64_t kept_rows(const BenchRequest& r, const FrameTable& table) {
+  const ResolvedBudget budget = resolve_budget(r.ask.compression, table);
+  const bool video = r.ask.compression.budget_base == BudgetBase::kVideo;
+  const std::int64_t text = video ? table.rows - table.visual_rows() : 0;  // stays beside the budget
+  return budget.compress ? std::min<std::int64_t>(budget.rows + text, table.rows) : table.rows;
+}
 
 BenchShape named_shape(const std::string& name) {
   if (name == "qwen2.5-vl-7b") return {name, 28, 3584, 28, 4, 128, 18944, 152064};
@@ -144,22 +166,29 @@ BenchShape named_shape(const std::string& name) {
 
 BenchResult run_bench(const BenchRequest& request, const Progress& progress) {
   check_request(request);
-  const Context context = make_context(request.engine);
+  EngineOptions engine = request.engine;
+  engine.weights = request.weights;
+  const Context context = make_context(engine);
+  if (context.backend == Backend::kCuda && request.weights == WeightType::kF32)
+    fail(ErrorKind::kUsage, "a GPU multiplies bf16 or fp8, f32 weights were asked; use --weights bf16 or --device cpu");
   const ModelConfig config = make_config(request);
   check_memory(request, context, config);
   const Shaped shaped{make_table(request), config};
   const auto subject = make_subject(request, context, shaped);
   Ceiling ceiling(context, weight_type(request));
   std::vector<double> times;
+  Timer timer(context);
+  std::int64_t at_once = 1;
   // One warm-up, then ceiling and run in turns, so that a machine that slows down slows both.
   for (std::int64_t i = -1; i < request.repeat; ++i) {
     if (progress.stop != nullptr && progress.stop->load())
       fail(ErrorKind::kInterrupted, "interrupted in run {}", i + 1);
     ceiling.measure();
-    const auto begin = std::chrono::steady_clock::now();
-    subject->run();
-    if (i >= 0)
-      times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+    timer.start();
+    for (std::int64_t n = 0; n < at_once; ++n) subject->run();
+    const double ms = timer.stop_ms() / static_cast<double>(at_once);
+    if (i >= 0) times.push_back(ms);
+    if (i < 0) at_once = runs_at_once(context, ms);
     if (progress.step) progress.step("bench", i + 1, request.repeat);
   }
   BenchResult result;

@@ -1,39 +1,26 @@
 #include "engine/bench_ceiling.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstdint>
-#include <cstring>
+#include <vector>
 
 #include "base/parallel.h"
+#include "device/transfer.h"
 #include "kernels/linear.h"
+#include "kernels/random_bits.h"
 
 namespace purekv {
 namespace {
 
-constexpr std::int64_t kSide = 1024;  ///< rows of the product; its weight is kWide x kWide
-constexpr std::int64_t kWide = 2048;
-constexpr std::int64_t kStream = 256LL << 20U;  ///< bytes; past every cache of a host
+/// A GPU wants a larger product to reach its rate, and more memory to leave its caches.
+struct Sizes {
+  std::int64_t rows, wide, bytes;
+};
+
+constexpr Sizes kCpu = {1024, 2048, 256LL << 20U};
+constexpr Sizes kCuda = {8192, 8192, 2LL << 30U};
 constexpr std::int64_t kBlock = 1LL << 20U;
 
-template <class Work>
-double seconds(const Work& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-/// Small values that differ, so that no unit takes a short cut.
-void fill(const MatrixView& m) {
-  for (std::int64_t r = 0; r < m.rows; ++r)
-    for (std::int64_t c = 0; c < m.cols; ++c) {
-      const float value = static_cast<float>((r * 31 + c * 17) % 251) / 251.0F - 0.5F;
-      if (m.dtype == DType::kF32)
-        m.row<float>(r)[c] = value;
-      else
-        m.row<BFloat16>(r)[c] = to_bf16(value);
-    }
-}
+Sizes sizes_of(const Context& context) { return context.backend == Backend::kCuda ? kCuda : kCpu; }
 
 std::uint64_t sum_block(const std::uint64_t* data, std::int64_t count) {
   std::uint64_t sum[8] = {};
@@ -52,35 +39,56 @@ double median(std::vector<double> values) {
 
 Ceiling::Ceiling(const Context& context, DType weights)
     : context_(context),
-      x_(context, DType::kF32, kSide, kWide),
-      weight_(context, weights, kWide, kWide),
-      out_(context, DType::kF32, kSide, kWide),
-      stream_(context, kStream) {
-  fill(x_.view());
-  fill(weight_.view());
-  std::memset(stream_.data(), 1, static_cast<std::size_t>(kStream));
+      rows_(sizes_of(context).rows),
+      wide_(sizes_of(context).wide),
+      x_(context, context.activation(), rows_, wide_),
+      weight_(context, weights, wide_, wide_),
+      out_(context, context.activation(), rows_, wide_),
+      stream_(context, sizes_of(context).bytes),
+      timer_(context) {
+  random_bits(context, x_.view(), 1.0F, 1);
+  random_bits(context, weight_.view(), weights == DType::kFp8 ? 1.0F : 0x1p-6F, 2);
+  random_bits(context, {stream_.data(), DType::kBF16, 1, stream_.bytes() / 2, stream_.bytes() / 2}, 1.0F, 3);
+  if (weights == DType::kFp8) scales_ = to_device(context, std::vector<float>(static_cast<std::size_t>(wide_), 1.0F));
   measure();
   gemm_.clear();
-  read_.clear();
+  copy_.clear();
 }
 
-void Ceiling::measure() {
-  const double product =
-      seconds([&] { linear(context_, {.x = x_.view(), .weight = weight_.view(), .out = out_.view()}); });
-  gemm_.push_back(2.0 * kSide * kWide * kWide / product * 1e-12);
-  std::vector<std::uint64_t> sums(static_cast<std::size_t>(kStream / kBlock));
-  const double read = seconds([&] {
-    parallel_for(context_.threads, kStream / kBlock, [&](std::int64_t i) {
-      sums[static_cast<std::size_t>(i)] = sum_block(stream_.as<std::uint64_t>() + i * (kBlock / 8), kBlock / 8);
-    });
+double Ceiling::read_seconds() {
+  std::vector<std::uint64_t> sums(static_cast<std::size_t>(stream_.bytes() / kBlock));
+  timer_.start();
+  parallel_for(context_.threads, stream_.bytes() / kBlock, [&](std::int64_t i) {
+    sums[static_cast<std::size_t>(i)] = sum_block(stream_.as<std::uint64_t>() + i * (kBlock / 8), kBlock / 8);
   });
+  const double seconds = timer_.stop_ms() * 1e-3;
   // The sums are used, so that no compiler drops the reads.
   std::uint64_t total = 0;
   for (const std::uint64_t sum : sums) total += sum;
-  read_.push_back(total != 0 ? static_cast<double>(kStream) / read * 1e-9 : 0);
+  return total != 0 ? seconds : 0;
+}
+
+double Ceiling::copy_seconds() {
+  const std::int64_t half = stream_.bytes() / 2;
+  timer_.start();
+  copy_bytes(context_, stream_.as<std::byte>() + half, stream_.data(), half);
+  return timer_.stop_ms() * 1e-3;
+}
+
+void Ceiling::measure() {
+  timer_.start();
+  linear(context_, {.x = x_.view(),
+                    .norm = {},
+                    .w = {.weight = weight_.view(), .scales = scales_.as<float>()},
+                    .out = out_.view()});
+  const auto wide = static_cast<double>(wide_);
+  gemm_.push_back(2.0 * static_cast<double>(rows_) * wide * wide / timer_.stop_ms() * 1e-9);
+  // A GPU's copy reads half of the memory and writes the other half; both count.
+  const double seconds = context_.backend == Backend::kCuda ? copy_seconds() : read_seconds();
+  copy_.push_back(static_cast<double>(stream_.bytes()) / seconds * 1e-9);
 }
 
 double Ceiling::gemm_tflops() const { return median(gemm_); }
-double Ceiling::copy_gbps() const { return median(read_); }
+double Ceiling::copy_gbps() const { return median(copy_); }
 
 }  // namespace purekv

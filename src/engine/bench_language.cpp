@@ -5,6 +5,8 @@
 #include "cache/kv_cache.h"
 #include "engine/bench_subjects.h"
 #include "engine/state.h"
+#include "kernels/random_bits.h"
+#include "model/decode_session.h"
 #include "model/decoder.h"
 #include "model/weights.h"
 #include "select/selector.h"
@@ -20,9 +22,8 @@ class LanguageSubject : public Subject {
       : request_(r),
         config_(shaped.config.text),
         table_(shaped.table),
-        model_(random_model(shaped.config, weights, true, false)),
-        decoder_(context, config_, model_.language),
-        logits_(context, DType::kF32, 1, config_.vocab) {
+        weights_(random_language(context, config_, weights)),
+        decoder_(context, config_, weights_) {
     kv.rows = table_.rows;
     kv.bytes_full = kv_row_bytes(context, config_) * table_.rows * r.batch;
   }
@@ -41,24 +42,28 @@ class LanguageSubject : public Subject {
   const BenchRequest& request_;
   TextConfig config_;
   FrameTable table_;
-  RandomModel model_;
+  LanguageWeights weights_;
   Decoder decoder_;
-  Matrix logits_;
 };
 
 class PrefillSubject : public LanguageSubject {
  public:
   PrefillSubject(const Context& context, const BenchRequest& r, const Shaped& shaped, DType weights)
-      : LanguageSubject(context, r, shaped, weights), context_(context) {
+      : LanguageSubject(context, r, shaped, weights),
+        context_(context),
+        hidden_(context, DType::kF32, table_.rows, config_.hidden),
+        logits_(context, DType::kF32, 1, config_.vocab) {
     Positions positions;
     for (std::int32_t i = 0; i < table_.rows; ++i)
       for (auto& axis : positions.axis) axis.push_back(i);
-    rope_ = make_rope_table(config_, positions);
+    rope_ = make_rope_table(context, config_, positions);
+    const std::int32_t block_rows = plan_block_rows(context);
     sparse_from_ = resolve_sparse_from(r.ask, config_.layers);
-    dense_ = make_plan(table_, {});
+    dense_ = make_plan(table_, {.block_rows = block_rows});
     sparse_ = make_plan(table_, {.pattern = r.ask.attention.pattern,
                                  .local_window = r.ask.attention.local_window,
-                                 .atrous_rate = r.ask.attention.atrous_rate});
+                                 .atrous_rate = r.ask.attention.atrous_rate,
+                                 .block_rows = block_rows});
     const auto low = static_cast<double>(std::min(sparse_from_, config_.layers));
     const double pairs = low * static_cast<double>(dense_.pairs) +
                          (static_cast<double>(config_.layers) - low) * static_cast<double>(sparse_.pairs);
@@ -66,22 +71,21 @@ class PrefillSubject : public LanguageSubject {
             (2.0 * static_cast<double>(config_.layers * layer_weights(config_)) * table_.rows +
              4.0 * pairs * static_cast<double>(config_.heads.heads * config_.heads.head_dim) +
              2.0 * static_cast<double>(config_.vocab * config_.hidden));
-    bytes = static_cast<double>(model_.bytes);
+    bytes = static_cast<double>(weights_.bytes);
   }
   void run() override {
     for (std::int64_t b = 0; b < request_.batch; ++b) {
       KvCache cache(context_, config_.heads, config_.layers);
-      Matrix hidden(context_, DType::kF32, table_.rows, config_.hidden);
-      fill_random(hidden.view(), 5);
+      random_bits(context_, hidden_.view(), 1.0F, 5);
       Selector selector(context_, request_.ask.compression, table_);
       Prefill prefill(decoder_, cache,
-                      {.hidden = hidden.view(),
+                      {.hidden = hidden_.view(),
                        .rope = &rope_,
                        .table = &table_,
                        .dense = &dense_,
                        .sparse = &sparse_,
                        .sparse_from = sparse_from_,
-                       .chunk = request_.ask.prefill_chunk});
+                       .chunk = resolve_chunk(context_, request_.ask)});
       const LayerHook hook = [&](const Observation& observation) -> std::optional<CompactionPlan> {
         auto keep = selector.select(observation);
         if (!keep) return std::nullopt;
@@ -95,6 +99,7 @@ class PrefillSubject : public LanguageSubject {
 
  private:
   Context context_;
+  Matrix hidden_, logits_;
   RopeTable rope_;
   AttentionPlan dense_, sparse_;
   std::int64_t sparse_from_;
@@ -104,38 +109,42 @@ class DecodeSubject : public LanguageSubject {
  public:
   DecodeSubject(const Context& context, const BenchRequest& r, const Shaped& shaped, DType weights)
       : LanguageSubject(context, r, shaped, weights) {
-    const ResolvedBudget budget = resolve_budget(r.ask.compression, table_);
-    const bool video = r.ask.compression.budget_base == BudgetBase::kVideo;
-    const std::int64_t text = video ? table_.rows - table_.visual_rows() : 0;  // stays beside the budget
-    const std::int64_t kept = budget.compress ? std::min<std::int64_t>(budget.rows + text, table_.rows) : table_.rows;
+    const std::int64_t kept = kept_rows(r, table_);
     for (std::int64_t b = 0; b < r.batch; ++b) {
       auto& cache = caches_.emplace_back(std::make_unique<KvCache>(context, config_.heads, config_.layers));
       for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
         LayerScratch scratch(context, config_.heads, kept, cache->counter());
         const std::int64_t rows = kept * config_.heads.kv_heads;
         const std::int64_t dim = config_.heads.head_dim;
-        fill_random({scratch.keys(), context.compute, rows, dim, dim}, static_cast<std::uint32_t>(layer));
-        fill_random({scratch.values(), context.compute, rows, dim, dim}, static_cast<std::uint32_t>(layer) + 99);
+        const auto seed = static_cast<std::uint64_t>(2 * (b * config_.layers + layer));
+        random_bits(context, {scratch.keys(), context.compute, rows, dim, dim}, 1.0F, seed);
+        random_bits(context, {scratch.values(), context.compute, rows, dim, dim}, 1.0F, seed + 1);
         cache->apply(layer, std::move(scratch), nullptr);
       }
     }
     report(*caches_.front());
+    std::vector<KvCache*> all;
+    for (const auto& cache : caches_) all.push_back(cache.get());
+    const std::vector<std::int32_t> positions(caches_.size(), table_.rows);
+    session_ = std::make_unique<DecodeSession>(decoder_, std::move(all), positions);
     const std::int64_t weights_read = config_.layers * layer_weights(config_) + config_.vocab * config_.hidden;
     flops = static_cast<double>(r.batch) *
             (2.0 * static_cast<double>(weights_read) +
              4.0 * static_cast<double>(config_.layers * config_.heads.heads * config_.heads.head_dim * kept));
-    bytes =
-        static_cast<double>(weights_read) * static_cast<double>(size_of(weights)) + static_cast<double>(kv.bytes_kept);
+    const std::int64_t head = config_.vocab * config_.hidden;  // bf16 beside fp8 layers
+    bytes = static_cast<double>(weights_read - head) * static_cast<double>(size_of(weights)) +
+            static_cast<double>(head) * static_cast<double>(size_of(decoder_.weights().head.dtype)) +
+            static_cast<double>(kv.bytes_kept);
     bound_by_bytes = true;
   }
   void run() override {
-    for (auto& cache : caches_)
-      decoder_.decode_step(7, table_.rows + steps_, table_.rows + steps_, *cache, logits_.view());
+    session_->step(std::vector<std::int32_t>(caches_.size(), table_.rows + steps_));
     ++steps_;
   }
 
  private:
   std::vector<std::unique_ptr<KvCache>> caches_;
+  std::unique_ptr<DecodeSession> session_;
   std::int32_t steps_ = 0;
 };
 

@@ -5,6 +5,7 @@
 
 #include "cache/kv_cache.h"
 #include "kernels/attention.h"
+#include "kernels/random_bits.h"
 #include "model/vision_tower.h"
 #include "model/weights.h"
 #include "sparse/plan.h"
@@ -19,19 +20,22 @@ class AttentionSubject : public Subject {
         shape_{r.shape.heads, r.shape.kv_heads, r.shape.head_dim},
         plan_(make_plan(table, {.pattern = r.ask.attention.pattern,
                                 .local_window = r.ask.attention.local_window,
-                                .atrous_rate = r.ask.attention.atrous_rate})),
+                                .atrous_rate = r.ask.attention.atrous_rate,
+                                .block_rows = plan_block_rows(context)})),
         scratch_(context, shape_, table.rows, nullptr),
-        q_(context, DType::kF32, table.rows, shape_.heads * shape_.head_dim),
-        out_(context, DType::kF32, table.rows, shape_.heads * shape_.head_dim),
+        q_(context, context.activation(), table.rows, shape_.heads * shape_.head_dim),
+        out_(context, context.activation(), table.rows, shape_.heads * shape_.head_dim),
         batch_(r.batch) {
     const std::int64_t kv_rows = table.rows * shape_.kv_heads;
-    fill_random(q_.view(), 1);
-    fill_random({scratch_.keys(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 2);
-    fill_random({scratch_.values(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 3);
+    random_bits(context, q_.view(), 1.0F, 1);
+    random_bits(context, {scratch_.keys(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 1.0F, 2);
+    random_bits(context, {scratch_.values(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 1.0F, 3);
     const std::int64_t kv_bytes = 2 * kv_rows * shape_.head_dim * static_cast<std::int64_t>(size_of(context.compute));
     const auto batch = static_cast<double>(batch_);
     flops = batch * 4.0 * static_cast<double>(plan_.pairs) * static_cast<double>(shape_.heads * shape_.head_dim);
-    bytes = batch * static_cast<double>(2 * q_.view().rows * q_.view().cols * 4 + kv_bytes);
+    bytes = batch * static_cast<double>(2 * q_.view().rows * q_.view().cols *
+                                               static_cast<std::int64_t>(size_of(context.activation())) +
+                                           kv_bytes);
     kv.rows = table.rows;
     kv.bytes_full = kv.bytes_kept = kv.bytes_peak = kv_bytes;
     kv.rows_kept.emplace_back(static_cast<std::size_t>(shape_.kv_heads), table.rows);
@@ -60,17 +64,18 @@ class VisionSubject : public Subject {
  public:
   VisionSubject(const Context& context, const BenchRequest& r, const ModelConfig& config, DType weights)
       : config_(config.vision),
-        model_(random_model(config, weights, false, true)),
-        tower_(context, config_, model_.vision),
+        weights_(random_vision(context, config_, weights)),
+        tower_(context, config_, weights_),
         frames_(std::max<std::int64_t>(1, r.frames) * r.batch) {
     const std::int64_t cells = r.tokens_per_frame > 0 ? r.tokens_per_frame : r.tokens;
     const auto [h, w] = near_square(cells);
     grid_h_ = h * config_.merge;
     grid_w_ = w * config_.merge;
     const std::int64_t patches = grid_h_ * grid_w_;
-    patches_ = Matrix(context, DType::kF32, patches, config_.patch_values());
-    out_ = Matrix(context, DType::kF32, cells, config_.out_hidden);
-    fill_random(patches_.view(), 4);
+    at_once_ = std::min(frames_, tower_.slices_at_once(grid_h_, grid_w_));
+    patches_ = Matrix(context, DType::kF32, at_once_ * patches, config_.patch_values());
+    out_ = Matrix(context, DType::kF32, at_once_ * cells, config_.out_hidden);
+    random_bits(context, patches_.view(), 1.0F, 4);
     const auto order = make_window_order(config_, grid_h_, grid_w_);
     double pairs = 0;
     for (std::size_t i = 1; i < order.starts.size(); ++i)
@@ -83,17 +88,22 @@ class VisionSubject : public Subject {
     flops = static_cast<double>(frames_) *
             (2.0 * static_cast<double>(patches * per_patch + cells * wide * (wide + config_.out_hidden)) +
              4.0 * all_pairs * static_cast<double>(config_.hidden));
-    bytes = static_cast<double>(frames_ * model_.bytes);
+    bytes = static_cast<double>((frames_ + at_once_ - 1) / at_once_ * weights_.bytes);
   }
   void run() override {
-    for (std::int64_t f = 0; f < frames_; ++f) tower_.encode(grid_h_, grid_w_, patches_.view(), out_.view());
+    const std::int64_t patches = grid_h_ * grid_w_;
+    const std::int64_t cells = patches / (config_.merge * config_.merge);
+    for (std::int64_t f = 0; f < frames_; f += at_once_) {
+      const std::int64_t count = std::min(at_once_, frames_ - f);
+      tower_.encode(grid_h_, grid_w_, count, patches_.slice(0, count * patches), out_.slice(0, count * cells));
+    }
   }
 
  private:
   VisionConfig config_;
-  RandomModel model_;
+  VisionWeights weights_;
   VisionTower tower_;
-  std::int64_t frames_, grid_h_ = 0, grid_w_ = 0;
+  std::int64_t frames_, at_once_ = 1, grid_h_ = 0, grid_w_ = 0;
   Matrix patches_, out_;
 };
 
@@ -113,19 +123,6 @@ std::int64_t layer_weights(const TextConfig& text) {
 }
 
 std::int64_t block_weights(const VisionConfig& v) { return 4 * v.hidden * v.hidden + 3 * v.hidden * v.ffn; }
-
-void fill_random(const MatrixView& m, std::uint32_t seed) {
-  std::uint32_t state = seed * 2654435761U + 1U;
-  for (std::int64_t r = 0; r < m.rows; ++r)
-    for (std::int64_t c = 0; c < m.cols; ++c) {
-      state = state * 1664525U + 1013904223U;
-      const float value = static_cast<float>(state >> 8U) * 0x1p-24F * 3.4F - 1.7F;
-      if (m.dtype == DType::kF32)
-        m.row<float>(r)[c] = value;
-      else
-        m.row<BFloat16>(r)[c] = to_bf16(value);
-    }
-}
 
 std::unique_ptr<Subject> make_attention_subject(const Context& context, const BenchRequest& request,
                                                 const Shaped& shaped) {

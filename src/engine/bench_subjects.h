@@ -40,11 +40,19 @@ std::int64_t layer_weights(const TextConfig& text);
 std::int64_t block_weights(const VisionConfig& vision);
 /// A cell count as the most square grid whose sides multiply to it: {height, width}.
 std::pair<std::int32_t, std::int32_t> near_square(std::int64_t cells);
-/// Uniform in [-1.7, 1.7): random values, never zeros, so that no unit takes a short cut.
-void fill_random(const MatrixView& m, std::uint32_t seed);
+/// Rows that the request's compression leaves of a prompt, a layer and KV head.
+std::int64_t kept_rows(const BenchRequest& request, const FrameTable& table);
 
 inline DType weight_type(const BenchRequest& request) {
-  return request.weights == WeightType::kF32 ? DType::kF32 : DType::kBF16;
+  switch (request.weights) {
+    case WeightType::kF32:
+      return DType::kF32;
+    case WeightType::kBf16:
+      return DType::kBF16;
+    case WeightType::kFp8:
+      return DType::kFp8;
+  }
+  return DType::kF32;
 }
 
 }  // namespace purekv

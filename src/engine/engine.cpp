@@ -8,6 +8,8 @@
 #include "base/fail.h"
 #include "base/stopwatch.h"
 #include "device/memory.h"
+#include "device/open_device.h"
+#include "device/transfer.h"
 #include "engine/generation.h"
 #include "engine/prompt.h"
 #include "engine/state.h"
@@ -18,16 +20,64 @@ struct Engine::State {
   LoadedModel model;
 };
 
+namespace {
+
+/// Matrices in place on the CPU; on a GPU copied layer by layer, after which the files are let go.
+void load_weights(LoadedModel& s, WeightType type, const Progress& progress) {
+  const TextConfig& text = s.config.text;
+  const std::int64_t vision_layers = s.config.has_vision ? s.config.vision.depth : 0;
+  const std::int64_t total = text.layers + vision_layers;
+  const bool is_cuda = s.context.backend == Backend::kCuda;
+  if (is_cuda)
+    require_bytes(s.context, type == WeightType::kFp8 ? s.checkpoint->bytes() / 2 : s.checkpoint->bytes(),
+                  "the model's weights", "use --weights fp8, a smaller model, or --device cpu");
+  WeightOptions options{.dtype = type == WeightType::kFp8 ? DType::kFp8 : DType::kBF16, .step = {}};
+  std::int64_t done_before = 0;
+  options.step = [&](std::int64_t done, std::int64_t) {
+    if (progress.step) progress.step("load", done_before + done, total);
+    if (progress.stop != nullptr && progress.stop->load(std::memory_order_relaxed))
+      fail(ErrorKind::kInterrupted, "interrupted while loading");
+  };
+  s.language = bind_language(s.context, *s.checkpoint, text, options);
+  done_before = text.layers;
+  if (s.config.has_vision) s.vision = bind_vision(s.context, *s.checkpoint, s.config.vision, options);
+  if (!is_cuda) return;
+  synchronize(s.context);
+  s.checkpoint.reset();
+}
+
+}  // namespace
+
 Context make_context(const EngineOptions& options) {
-  if (options.device == DeviceKind::kCuda)
-    fail(ErrorKind::kResource, "this build has no CUDA backend; use --device cpu");
   constexpr int kMostThreads = 1024;
   if (options.threads < 0 || options.threads > kMostThreads)
     fail(ErrorKind::kUsage, "{} threads asked; give 1 to {}, or 0 for every core", options.threads, kMostThreads);
   Context context;
   context.threads = options.threads > 0 ? options.threads : usable_cores();
-  context.compute = options.compute == ComputeType::kBf16 ? DType::kBF16 : DType::kF32;
+  const bool wants_f32 = options.compute == ComputeType::kF32;
+  // Only the CPU computes in float32, so `auto` with it means the CPU.
+  const bool is_cuda = options.device == DeviceKind::kCuda ||
+                       (options.device == DeviceKind::kAuto && !wants_f32 && !why_no_cuda().has_value());
+  if (!is_cuda) {
+    context.compute = options.compute == ComputeType::kBf16 ? DType::kBF16 : DType::kF32;
+    if (options.weights == WeightType::kFp8)
+      fail(ErrorKind::kResource, "fp8 weights need a GPU; use --weights bf16 with --device cpu");
+    return context;
+  }
+  context.backend = Backend::kCuda;
+  context.compute = DType::kBF16;
+  context.cuda = open_cuda_device();
+  if (wants_f32) fail(ErrorKind::kUsage, "a GPU computes in bf16, f32 was asked; use --dtype bf16 or --device cpu");
+  if (options.weights == WeightType::kFp8 && !has_fp8(context))
+    fail(ErrorKind::kResource, "{} has no fp8 arithmetic (compute capability 8.9 is needed); use --weights bf16",
+         describe_device(context));
   return context;
+}
+
+std::int64_t resolve_chunk(const Context& context, const AskOptions& options) {
+  constexpr std::int64_t kCpuRows = 512;
+  if (options.prefill_chunk > 0) return options.prefill_chunk;
+  return context.backend == Backend::kCuda ? context.rows_at_once() : kCpuRows;
 }
 
 std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers) {
@@ -45,11 +95,15 @@ std::int64_t kv_row_bytes(const Context& context, const TextConfig& config) {
 std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std::int64_t rows, std::int64_t kept_rows,
                            std::int64_t chunk) {
   constexpr std::int64_t kFloat = sizeof(float);
+  const auto between = static_cast<std::int64_t>(size_of(context.activation()));
   const std::int64_t width = config.heads.heads * config.heads.head_dim;
-  const std::int64_t a_row = config.hidden + 2 * width + config.heads.head_dim + config.heads.heads;
-  const std::int64_t row_wise = std::min(chunk, rows) * (2 * config.hidden + 2 * config.ffn);
+  const std::int64_t qkv = width + 2 * config.heads.kv_heads * config.heads.head_dim;
+  // hidden rows, cos and sin, log-sum-exp in float32; queries and attended rows between two operations.
+  const std::int64_t a_row =
+      kFloat * (config.hidden + config.heads.head_dim + config.heads.heads) + between * 2 * width;
+  const std::int64_t row_wise = between * std::min(chunk, rows) * (config.hidden + qkv + 2 * config.ffn);
   const std::int64_t kv_row = kv_row_bytes(context, config);
-  return kFloat * (rows * a_row + row_wise + config.vocab) + kv_row / config.layers * rows + kv_row * kept_rows;
+  return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;
 }
 
 Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(std::make_unique<State>()) {
@@ -57,16 +111,11 @@ Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(
   LoadedModel& s = state_->model;
   s.directory = options.model_dir;
   s.context = make_context(options);
-  if (progress.step) progress.step("load", 0, 3);
   s.config = load_config(options.model_dir);
   s.checkpoint = Checkpoint::open(options.model_dir);
-  if (progress.step) progress.step("load", 1, 3);
-  s.language = bind_language(*s.checkpoint, s.config.text);
-  if (s.config.has_vision) s.vision = bind_vision(*s.checkpoint, s.config.vision);
-  if (progress.step) progress.step("load", 2, 3);
+  load_weights(s, options.weights, progress);
   const std::string tokenizer = options.model_dir + "/tokenizer.json";
   if (std::filesystem::exists(tokenizer)) s.tokenizer = Tokenizer::load(tokenizer);
-  if (progress.step) progress.step("load", 3, 3);
   s.load_ms = ms_since(begin);
 }
 
@@ -76,7 +125,9 @@ Engine::~Engine() = default;
 
 const PreprocessConfig& Engine::preprocess() const { return state_->model.config.preprocess; }
 
-DeviceKind Engine::device() const { return DeviceKind::kCpu; }
+DeviceKind Engine::device() const {
+  return state_->model.context.backend == Backend::kCuda ? DeviceKind::kCuda : DeviceKind::kCpu;
+}
 
 ModelSummary Engine::summary() const {
   const TextConfig& text = state_->model.config.text;

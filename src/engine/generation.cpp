@@ -1,13 +1,15 @@
 #include "engine/generation.h"
 
 #include <algorithm>
-#include <cstring>
+#include <array>
 #include <utility>
 
 #include "base/fail.h"
 #include "base/stopwatch.h"
 #include "device/memory.h"
+#include "device/transfer.h"
 #include "engine/sampler.h"
+#include "model/decode_session.h"
 #include "model/decoder.h"
 #include "sparse/plan.h"
 
@@ -65,7 +67,8 @@ void Generation::plan() {
   const bool video = options_.compression.budget_base == BudgetBase::kVideo;
   const std::int64_t text_rows = video ? rows - prompt_.table.visual_rows() : 0;
   const std::int64_t kept = budget.compress ? std::min(rows, budget.rows + text_rows) : rows;
-  require_bytes(model_.context, prefill_bytes(model_.context, model_.config.text, rows, kept, options_.prefill_chunk),
+  answer_.prefill_chunk = resolve_chunk(model_.context, options_);
+  require_bytes(model_.context, prefill_bytes(model_.context, model_.config.text, rows, kept, answer_.prefill_chunk),
                 "this prompt", "lower --frames, --fps, --max-pixels or --budget");
   answer_.prompt_tokens = rows;
   answer_.threads = model_.context.threads;
@@ -90,9 +93,10 @@ void Generation::encode_media() {
     encode_sources();
   if (!trace_.on()) return;
   NpyWriter vision(trace_.path("vision"), "<f4", {answer_.video_tokens, text.hidden});
-  for (const FrameSpan& frame : prompt_.table.frames)
-    vision.write(hidden_.slice(frame.start, 1).data,
-                 frame.rows() * text.hidden * static_cast<std::int64_t>(sizeof(float)));
+  for (const FrameSpan& frame : prompt_.table.frames) {
+    const auto rows = to_host<float>(model_.context, hidden_.slice(frame.start, 1).data, frame.rows() * text.hidden);
+    vision.write(rows.data(), static_cast<std::int64_t>(rows.size() * sizeof(float)));
+  }
   vision.finish();
 }
 
@@ -100,8 +104,9 @@ void Generation::copy_encoded(const EncodedMedia& encoded) {
   std::int64_t first = 0;
   for (std::size_t i = 0; i < encoded.media.size(); ++i) {
     const std::int64_t count = visual_rows(encoded.media[i], model_.config.vision);
-    std::memcpy(hidden_.view().row<float>(prompt_.media_start[i]), encoded.rows.view().row<float>(first),
-                static_cast<std::size_t>(count * model_.config.text.hidden) * sizeof(float));
+    copy_bytes(model_.context, hidden_.view().row<float>(prompt_.media_start[i]),
+               encoded.rows.view().row<float>(first),
+               count * model_.config.text.hidden * static_cast<std::int64_t>(sizeof(float)));
     first += count;
   }
 }
@@ -145,15 +150,17 @@ void Generation::prefill() {
   const auto begin = Clock::now();
   const TextConfig& text = model_.config.text;
   const Decoder decoder(model_.context, text, model_.language);
-  const RopeTable rope = make_rope_table(text, prompt_.positions);
-  const AttentionPlan dense = make_plan(prompt_.table, {});
+  const RopeTable rope = make_rope_table(model_.context, text, prompt_.positions);
+  const std::int32_t block_rows = plan_block_rows(model_.context);
+  const AttentionPlan dense = make_plan(prompt_.table, {.block_rows = block_rows});
   AttentionPlan sparse;
   const AttentionOptions& attention = options_.attention;
   const bool is_sparse = attention.pattern != Pattern::kDense && answer_.sparse_from < text.layers;
   if (is_sparse)
     sparse = make_plan(
         prompt_.table,
-        {.pattern = attention.pattern, .local_window = attention.local_window, .atrous_rate = attention.atrous_rate});
+        {.pattern = attention.pattern, .local_window = attention.local_window, .atrous_rate = attention.atrous_rate,
+         .block_rows = block_rows});
   Prefill prefill(decoder, cache_,
                   {.hidden = hidden_.view(),
                    .rope = &rope,
@@ -161,53 +168,72 @@ void Generation::prefill() {
                    .dense = &dense,
                    .sparse = is_sparse ? &sparse : nullptr,
                    .sparse_from = answer_.sparse_from,
-                   .chunk = options_.prefill_chunk,
+                   .chunk = answer_.prefill_chunk,
                    .all_rows = trace_.on(),
                    .stop = progress_.stop});
-  const auto* rows = static_cast<const float*>(hidden_.view().data);
-  trace_.layer_floats("hidden", 0, rows, {answer_.prompt_tokens, text.hidden});
+  trace_rows("hidden", 0);
   while (!prefill.done()) {
     prefill.step([this](const Observation& observation) { return choose(observation); },
                  selector_->needs_lse(prefill.layer(), text.layers));
-    trace_.layer_floats("hidden", prefill.layer(), rows, {answer_.prompt_tokens, text.hidden});
+    trace_rows("hidden", prefill.layer());
     step("prefill", prefill.layer(), text.layers);
   }
-  logits_.resize(static_cast<std::size_t>(text.vocab));
-  prefill.last_logits({logits_.data(), DType::kF32, 1, text.vocab, text.vocab});
+  logits_ = Matrix(model_.context, DType::kF32, 1, text.vocab);
+  prefill.last_logits(logits_.view());
+  synchronize(model_.context);
   hidden_ = Matrix();
   answer_.time_ms.prefill = ms_since(begin);
+}
+
+void Generation::trace_rows(std::string_view name, std::int64_t layer) const {
+  if (!trace_.on()) return;
+  const std::int64_t hidden = model_.config.text.hidden;
+  const auto rows = to_host<float>(model_.context, hidden_.view().data, answer_.prompt_tokens * hidden);
+  trace_.layer_floats(name, layer, rows.data(), {answer_.prompt_tokens, hidden});
+}
+
+void Generation::keep_logits(const ConstMatrixView& logits) {
+  if (!trace_.on()) return;
+  const auto row = to_host<float>(model_.context, logits.data, model_.config.text.vocab);
+  logit_rows_.insert(logit_rows_.end(), row.begin(), row.end());
+}
+
+/// Takes an id into the answer; false: it was the last.
+bool Generation::emit(std::int32_t id, Utf8Stream& stream) {
+  const auto& eos = model_.config.generation.eos;
+  answer_.output_ids.push_back(id);
+  answer_.stopped = !options_.generation.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
+  if (answer_.stopped) return false;
+  if (progress_.text && model_.tokenizer) {
+    const std::string whole = stream.push(model_.tokenizer->bytes_of(id));
+    if (!whole.empty()) progress_.text(whole);
+  }
+  const auto count = static_cast<std::int64_t>(answer_.output_ids.size());
+  return count < options_.generation.max_tokens && answer_.prompt_tokens + count < model_.config.text.context;
 }
 
 void Generation::decode() {
   const TextConfig& text = model_.config.text;
   const Decoder decoder(model_.context, text, model_.language);
-  const MatrixView logits{logits_.data(), DType::kF32, 1, text.vocab, text.vocab};
-  Sampler sampler(options_.generation, model_.config.generation, model_.directory);
+  Sampler sampler(model_.context, text.vocab, options_.generation, model_.config.generation, model_.directory);
   answer_.generation = sampler.effective(options_.generation);
-  Utf8Stream stream;
   sampler.observe(prompt_.ids);
-  const auto& eos = model_.config.generation.eos;
-  Clock::time_point first{};
-  while (true) {
+  DecodeSession session(decoder, {&cache_}, std::array{prompt_.positions.next});
+  session.after_logits([&] { sampler.choose(session.logits(), session.ids()); });
+  Utf8Stream stream;
+  sampler.draw();
+  sampler.choose(logits_.view(), session.ids());
+  std::int32_t id = sampler.read(session.ids());
+  keep_logits(logits_.view());
+  answer_.time_ms.first_token = ms_since(begin_);
+  const auto first = Clock::now();
+  auto token = static_cast<std::int32_t>(answer_.prompt_tokens);
+  while (emit(id, stream)) {
     check_stop("decoding");
-    const std::int32_t id = sampler.next(logits_);
-    if (trace_.on()) logit_rows_.insert(logit_rows_.end(), logits_.begin(), logits_.end());
-    const auto count = static_cast<std::int32_t>(answer_.output_ids.size());
-    if (count == 0) {
-      answer_.time_ms.first_token = ms_since(begin_);
-      first = Clock::now();
-    }
-    answer_.output_ids.push_back(id);
-    sampler.observe({&id, 1});
-    answer_.stopped = !options_.generation.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
-    if (answer_.stopped) break;
-    if (progress_.text && model_.tokenizer) {
-      const std::string whole = stream.push(model_.tokenizer->bytes_of(id));
-      if (!whole.empty()) progress_.text(whole);
-    }
-    if (count + 1 >= options_.generation.max_tokens || answer_.prompt_tokens + count + 1 >= text.context) break;
-    decoder.decode_step(id, prompt_.positions.next + count, static_cast<std::int32_t>(answer_.prompt_tokens) + count,
-                        cache_, logits);
+    sampler.draw();
+    session.step(std::array{token++});
+    id = sampler.read(session.ids());
+    keep_logits(session.logits());
   }
   const std::string rest = stream.finish();
   if (progress_.text && !rest.empty()) progress_.text(rest);
@@ -223,13 +249,11 @@ void Generation::report_cache() {
   answer_.kv.bytes_full = kv_row_bytes(model_.context, text) * answer_.prompt_tokens;
   answer_.kv.bytes_kept = cache_.bytes_used();
   for (std::int64_t layer = 0; layer < text.layers; ++layer) {
-    KeepList keep;
     auto& kept = answer_.kv.rows_kept.emplace_back();
-    for (std::int64_t head = 0; head < text.heads.kv_heads; ++head) {
-      kept.push_back(cache_.rows(layer, head));
-      const auto tokens = cache_.tokens(layer, head);
-      keep.slots.emplace_back(tokens.begin(), tokens.end());
-    }
+    for (std::int64_t head = 0; head < text.heads.kv_heads; ++head) kept.push_back(cache_.rows(layer, head));
+    if (!trace_.on()) continue;
+    std::vector<std::vector<std::int32_t>> keep;
+    for (std::int64_t head = 0; head < text.heads.kv_heads; ++head) keep.push_back(cache_.tokens(layer, head));
     trace_.keep(layer, keep);
   }
 }

@@ -34,6 +34,9 @@ class Generation {
   void encode_sources();
   void prefill();
   void decode();
+  void trace_rows(std::string_view name, std::int64_t layer) const;
+  void keep_logits(const ConstMatrixView& logits);
+  bool emit(std::int32_t id, Utf8Stream& stream);
   void report_cache();
   void report_answer();
 
@@ -51,8 +54,8 @@ class Generation {
   Prompt prompt_;
   std::unique_ptr<Selector> selector_;
   KvCache cache_;
-  Matrix hidden_;                  ///< [l, hidden]
-  std::vector<float> logits_;      ///< [vocab] of the row that chooses the next token
+  Matrix hidden_;                  ///< [l, hidden] float32
+  Matrix logits_;                  ///< [1, vocab] after the prompt
   std::vector<float> logit_rows_;  ///< [g, vocab] for the trace
   Clock::time_point begin_;
 };

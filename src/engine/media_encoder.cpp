@@ -1,7 +1,10 @@
 #include "engine/media_encoder.h"
 
+#include <algorithm>
+
 #include "base/fail.h"
 #include "base/stopwatch.h"
+#include "device/transfer.h"
 #include "engine/prompt.h"
 #include "model/patchify.h"
 
@@ -22,31 +25,49 @@ void MediaEncoder::read_frames(ClipSource& source, std::int64_t step, Frames& fr
   }
 }
 
+void MediaEncoder::check_stop() const {
+  if (progress_.stop != nullptr && progress_.stop->load(std::memory_order_relaxed))
+    fail(ErrorKind::kInterrupted, "interrupted during vision");
+}
+
+/// One slice's frames, decoded and cut into host patches.
+void MediaEncoder::read_slice(ClipSource& source, std::int64_t step, const MatrixView& patches) {
+  check_stop();
+  const auto begin = Clock::now();
+  read_frames(source, step, frames_);
+  media_ms_ += ms_since(begin);
+  std::vector<const std::uint8_t*> pointers;
+  pointers.reserve(frames_.size());
+  for (const auto& frame : frames_) pointers.push_back(frame.data());
+  const ClipInfo& clip = source.info();
+  patchify(model_.config.preprocess,
+           {.frames = pointers, .height = clip.height, .width = clip.width, .out = patches});
+}
+
 void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* pixels) {
+  const auto begin = Clock::now();
+  const double media_before = media_ms_;
   const ClipInfo& clip = source.info();
   const VisionConfig& vision = model_.config.vision;
   const std::int64_t cells = static_cast<std::int64_t>(clip.grid_h / vision.merge) * (clip.grid_w / vision.merge);
-  const std::int64_t patch_rows = static_cast<std::int64_t>(clip.grid_h) * clip.grid_w;
-  const Matrix patches(model_.context, DType::kF32, patch_rows, vision.patch_values());
-  Frames frames(static_cast<std::size_t>(vision.temporal_patch));
-  for (std::int64_t t = 0; t < clip.grid_t; ++t) {
-    if (progress_.stop != nullptr && progress_.stop->load(std::memory_order_relaxed))
-      fail(ErrorKind::kInterrupted, "interrupted during vision");
-    const auto media_begin = Clock::now();
-    read_frames(source, t, frames);
-    media_ms_ += ms_since(media_begin);
-    const auto vision_begin = Clock::now();
-    std::vector<const std::uint8_t*> pointers;
-    pointers.reserve(frames.size());
-    for (const auto& frame : frames) pointers.push_back(frame.data());
-    patchify(model_.config.preprocess,
-             {.frames = pointers, .height = clip.height, .width = clip.width, .out = patches.view()});
-    if (pixels != nullptr)
-      pixels->write(patches.view().data, patch_rows * vision.patch_values() * static_cast<std::int64_t>(sizeof(float)));
-    tower_.encode(clip.grid_h, clip.grid_w, patches.view(), out.slice(t * cells, cells));
-    vision_ms_ += ms_since(vision_begin);
-    if (progress_.step) progress_.step("vision", t + 1, clip.grid_t);
+  const std::int64_t rows = static_cast<std::int64_t>(clip.grid_h) * clip.grid_w;
+  const std::int64_t width = vision.patch_values();
+  const std::int64_t most = std::min<std::int64_t>(clip.grid_t, tower_.slices_at_once(clip.grid_h, clip.grid_w));
+  const Matrix patches(model_.context, DType::kF32, most * rows, width);
+  staging_.resize(static_cast<std::size_t>(most * rows * width));
+  frames_.resize(static_cast<std::size_t>(vision.temporal_patch));
+  for (std::int64_t t = 0; t < clip.grid_t; t += most) {
+    const std::int64_t count = std::min(most, clip.grid_t - t);
+    const MatrixView host{staging_.data(), DType::kF32, count * rows, width, width};
+    const std::int64_t bytes = host.rows * width * static_cast<std::int64_t>(sizeof(float));
+    for (std::int64_t i = 0; i < count; ++i) read_slice(source, t + i, host.slice(i * rows, rows));
+    if (pixels != nullptr) pixels->write(host.data, bytes);
+    upload(model_.context, patches.view().data, host.data, bytes);
+    tower_.encode(clip.grid_h, clip.grid_w, count, patches.slice(0, host.rows), out.slice(t * cells, count * cells));
+    if (progress_.step) progress_.step("vision", t + count, clip.grid_t);
   }
+  synchronize(model_.context);
+  vision_ms_ += ms_since(begin) - (media_ms_ - media_before);
 }
 
 std::shared_ptr<const EncodedMedia> encode_media(const LoadedModel& model,

@@ -19,7 +19,8 @@ struct EncodedMedia {
   double media_ms = 0, vision_ms = 0;  ///< what decoding and the tower took
 };
 
-/// Decodes media and runs the tower over them, one token-frame at a time.
+/// Decodes media and runs the tower over them, as many token-frames at a time as fill the device: while a GPU works on
+/// some, the next are decoded.
 class MediaEncoder {
  public:
   MediaEncoder(const LoadedModel& model, const Progress& progress);
@@ -34,10 +35,14 @@ class MediaEncoder {
  private:
   using Frames = std::vector<std::vector<std::uint8_t>>;  ///< [temporal_patch] uint8 RGB
   static void read_frames(ClipSource& source, std::int64_t step, Frames& frames);
+  void read_slice(ClipSource& source, std::int64_t step, const MatrixView& patches);
+  void check_stop() const;
 
   const LoadedModel& model_;
   const Progress& progress_;
   VisionTower tower_;
+  Frames frames_;
+  std::vector<float> staging_;  ///< patches of some slices on their way to the device
   double media_ms_ = 0, vision_ms_ = 0;
 };
 

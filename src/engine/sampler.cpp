@@ -1,11 +1,11 @@
 #include "engine/sampler.h"
 
-#include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "base/fail.h"
+#include "device/transfer.h"
+#include "kernels/choose_token.h"
 
 namespace purekv {
 namespace {
@@ -18,8 +18,10 @@ double uniform(std::mt19937_64& random) { return static_cast<double>(random() >>
 
 }  // namespace
 
-Sampler::Sampler(const GenerationOptions& options, const GenerationDefaults& defaults, std::string place)
-    : place_(std::move(place)),
+Sampler::Sampler(const Context& context, std::int64_t vocab, const GenerationOptions& options,
+                 const GenerationDefaults& defaults, std::string place)
+    : context_(context),
+      place_(std::move(place)),
       temperature_(options.temperature.value_or(defaults.temperature)),
       top_p_(options.top_p.value_or(defaults.top_p)),
       penalty_(options.repetition_penalty.value_or(defaults.repetition_penalty)),
@@ -27,6 +29,10 @@ Sampler::Sampler(const GenerationOptions& options, const GenerationDefaults& def
       random_(options.seed) {
   const bool file_samples = defaults.do_sample && defaults.temperature > kGreedyTemperature;
   greedy_ = options.temperature ? *options.temperature <= 0 : !file_samples;
+  if (penalty_ != 1.0) seen_ = to_device(context, std::vector<std::uint8_t>(static_cast<std::size_t>(vocab), 0));
+  if (!greedy_) uniform_ = Buffer(context, sizeof(double));
+  work_ = Buffer(context, choose_token_work(1, vocab) * static_cast<std::int64_t>(sizeof(float)));
+  fill_zero(context, work_.data(), work_.bytes());
 }
 
 GenerationOptions Sampler::effective(const GenerationOptions& given) const {
@@ -39,53 +45,40 @@ GenerationOptions Sampler::effective(const GenerationOptions& given) const {
 }
 
 void Sampler::observe(std::span<const std::int32_t> ids) {
-  for (const std::int32_t id : ids) {
-    const auto at = static_cast<std::size_t>(id);
-    if (at >= seen_.size()) seen_.resize(at + 1);
-    seen_[at] = true;
-  }
+  if (seen_.bytes() == 0) return;
+  auto seen = to_host<std::uint8_t>(context_, seen_.data(), seen_.bytes());
+  for (const std::int32_t id : ids)
+    if (id >= 0 && static_cast<std::size_t>(id) < seen.size()) seen[static_cast<std::size_t>(id)] = 1;
+  upload(context_, seen_.data(), seen.data(), seen_.bytes());
 }
 
-std::int32_t Sampler::next(std::span<const float> logits) {
-  scratch_.assign(logits.begin(), logits.end());
-  for (std::size_t i = 0; i < scratch_.size(); ++i)
-    if (!std::isfinite(scratch_[i]))
-      fail(ErrorKind::kInput,
-           "{}: the logit of token {} is {}; the weights hold values that are not finite, use another copy", place_, i,
-           scratch_[i]);
-  if (penalty_ != 1.0) {
-    const auto penalty = static_cast<float>(penalty_);
-    for (std::size_t i = 0; i < std::min(seen_.size(), scratch_.size()); ++i)
-      if (seen_[i]) scratch_[i] = scratch_[i] > 0 ? scratch_[i] / penalty : scratch_[i] * penalty;
-  }
-  if (greedy_) return static_cast<std::int32_t>(std::max_element(scratch_.begin(), scratch_.end()) - scratch_.begin());
-  return draw();
+void Sampler::draw() {
+  if (greedy_) return;
+  const double value = uniform(random_);
+  upload(context_, uniform_.data(), &value, sizeof value);
 }
 
-std::int32_t Sampler::draw() {
-  std::vector<std::int32_t> order(scratch_.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto count = top_k_ > 0 ? std::min<std::size_t>(static_cast<std::size_t>(top_k_), order.size()) : order.size();
-  const auto better = [this](std::int32_t a, std::int32_t b) {
-    const float x = scratch_[static_cast<std::size_t>(a)];
-    const float y = scratch_[static_cast<std::size_t>(b)];
-    return x != y ? x > y : a < b;
-  };
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(), better);
-  const double best = scratch_[static_cast<std::size_t>(order.front())];
-  std::vector<double> mass(count);
-  for (std::size_t i = 0; i < count; ++i)
-    mass[i] = std::exp((scratch_[static_cast<std::size_t>(order[i])] - best) / temperature_);
-  const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
-  double kept = 0;
-  std::size_t end = 0;
-  while (end < count && (end == 0 || kept < top_p_ * total)) kept += mass[end++];
-  double point = uniform(random_) * kept;
-  for (std::size_t i = 0; i < end; ++i) {
-    point -= mass[i];
-    if (point < 0) return order[i];
-  }
-  return order[end - 1];
+void Sampler::choose(const ConstMatrixView& logits, std::int32_t* ids) const {
+  const std::int64_t floats = work_.bytes() / static_cast<std::int64_t>(sizeof(float));
+  choose_token(context_, {.logits = logits,
+                          .seen = seen_.as<std::uint8_t>(),
+                          .penalty = static_cast<float>(penalty_),
+                          .temperature = greedy_ ? 0.0F : static_cast<float>(temperature_),
+                          .top_p = static_cast<float>(top_p_),
+                          .top_k = top_k_,
+                          .uniform = uniform_.as<double>(),
+                          .ids = ids,
+                          .work = {work_.data(), DType::kF32, 1, floats, floats}});
+}
+
+std::int32_t Sampler::read(const std::int32_t* ids) const {
+  std::int32_t id = 0;
+  download(context_, &id, ids, sizeof id);
+  if (id < 0)
+    fail(ErrorKind::kInput,
+         "{}: the logit of token {} is not finite; the weights hold values that are not finite, use another copy",
+         place_, -1 - id);
+  return id;
 }
 
 }  // namespace purekv

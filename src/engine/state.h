@@ -17,7 +17,7 @@ struct LoadedModel {
   std::string directory;
   Context context;
   ModelConfig config;
-  std::optional<Checkpoint> checkpoint;
+  std::optional<Checkpoint> checkpoint;  ///< gone once a GPU holds the weights
   LanguageWeights language;
   VisionWeights vision;
   std::optional<Tokenizer> tokenizer;
@@ -25,12 +25,15 @@ struct LoadedModel {
 
   /// Null where the directory has none.
   [[nodiscard]] const Tokenizer* tokenizer_or_null() const { return tokenizer ? &*tokenizer : nullptr; }
-  [[nodiscard]] std::int64_t weight_bytes() const { return checkpoint ? checkpoint->bytes() : 0; }
+  [[nodiscard]] std::int64_t weight_bytes() const { return checkpoint ? checkpoint->bytes() : language.bytes + vision.bytes; }
 };
 
-/// Device, threads and compute type of a set of options; throws Error(kResource) for a device that
-/// this build lacks.
+/// Device, threads and compute type of a set of options; `auto` is the GPU where one can be used. Throws
+/// Error(kResource) for a device that is not there, Error(kUsage) for a type that it lacks.
 Context make_context(const EngineOptions& options);
+
+/// Rows a chunk of the row-wise work: as asked, or what fills the device.
+std::int64_t resolve_chunk(const Context& context, const AskOptions& options);
 
 /// First sparse layer: the flag; else the rule of `purekv-paper`, max(round(0.71 L), clie_layer + 1)
 /// (docs/method.md); else every layer.

@@ -109,17 +109,17 @@ void Trace::ids(std::string_view name, std::span<const std::int32_t> data,
   file.finish();
 }
 
-void Trace::keep(std::int64_t layer, const KeepList& keep) const {
+void Trace::keep(std::int64_t layer, const std::vector<std::vector<std::int32_t>>& keep) const {
   if (!on()) return;
   std::size_t longest = 0;
-  for (const auto& slots : keep.slots) longest = std::max(longest, slots.size());
+  for (const auto& slots : keep) longest = std::max(longest, slots.size());
   std::vector<std::int32_t> rows;
-  for (const auto& slots : keep.slots) {
+  for (const auto& slots : keep) {
     rows.insert(rows.end(), slots.begin(), slots.end());
     rows.insert(rows.end(), longest - slots.size(), -1);
   }
   ids(fmt::format("keep_{:02}", layer), rows,
-      {static_cast<std::int64_t>(keep.slots.size()), static_cast<std::int64_t>(longest)});
+      {static_cast<std::int64_t>(keep.size()), static_cast<std::int64_t>(longest)});
 }
 
 void Trace::prompt(const Prompt& prompt, const VisionConfig& vision, std::span<const ClipInfo> media) const {

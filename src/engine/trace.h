@@ -9,7 +9,6 @@
 
 #include "base/matrix.h"
 #include "engine/prompt.h"
-#include "flow/keep_list.h"
 
 namespace purekv {
 
@@ -38,7 +37,7 @@ class Trace {
                     const std::vector<std::int64_t>& shape) const;
   void ids(std::string_view name, std::span<const std::int32_t> data, const std::vector<std::int64_t>& shape) const;
   /// keep_LL: ascending prompt rows, padded with -1 to the longest head.
-  void keep(std::int64_t layer, const KeepList& keep) const;
+  void keep(std::int64_t layer, const std::vector<std::vector<std::int32_t>>& keep) const;
   [[nodiscard]] std::string path(std::string_view name) const;
 
  private:

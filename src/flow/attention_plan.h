@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <vector>
 
 namespace purekv {
@@ -26,10 +27,16 @@ struct KeyRange {
 /// o = v). Every mask is only another list; no mask tensor exists. Ranges of a row never overlap
 /// each other nor its seeds. Rows of the cache are outside the plan: every query sees them all.
 struct AttentionPlan {
+  /// What a kernel makes of a plan once and keeps with it (device copies, tiles).
+  struct Prepared {
+    virtual ~Prepared() = default;
+  };
+
   std::vector<QueryBlock> blocks;  ///< cover each query row once
   std::vector<KeyRange> ranges;
   std::vector<std::array<std::int32_t, 2>> seeds;  ///< [query rows] new-key rows, -1 none; may be empty
   std::int64_t pairs = 0;                          ///< visible (query, key) pairs a head, for useful FLOPs
+  mutable std::shared_ptr<Prepared> prepared;      ///< by the first call that uses it; plans do not change after that
 };
 
 }  // namespace purekv

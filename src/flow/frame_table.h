@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace purekv {
@@ -24,11 +25,16 @@ struct RowPlace {
 /// Which prompt rows are text and which belong to which frame (docs/method.md): rows are found
 /// by this table, never by j - N, because frames differ in size and a method can leave rows out.
 struct FrameTable {
+  /// What kernels make of a table once and keep with it (its device copy).
+  struct Prepared {
+    virtual ~Prepared() = default;
+  };
   std::int32_t rows = 0;            ///< prompt rows, l
   std::int32_t prefix = 0;          ///< p: the first visual row; l without media
   std::int32_t question_start = 0;  ///< q: the row after the last visual one; l without media
   std::vector<FrameSpan> frames;    ///< ascending start
   std::vector<RowPlace> places;     ///< [rows]
+  mutable std::shared_ptr<Prepared> prepared;  ///< by the first kernel that uses it; tables do not change after that
 
   /// The row of the same (row, column) cell one frame earlier in the same clip, -1 where there is
   /// none (text, a clip's first frame, or a grid that lacks the cell).

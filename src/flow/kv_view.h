@@ -21,4 +21,12 @@ struct KvView {
   std::vector<KvHeadView> heads;  ///< [KV heads]; empty: no rows
 };
 
+/// The same of one cache head that grows row by row, in memory that kernels read: the count may change between two
+/// launches of one captured graph.
+struct KvRows {
+  void* k = nullptr;
+  void* v = nullptr;
+  std::int64_t rows = 0;  ///< rows held; the next one goes to k + rows * head_dim
+};
+
 }  // namespace purekv

@@ -5,10 +5,10 @@
 
 namespace purekv {
 
-/// gate = silu(gate) * up, elementwise; both [rows, cols] float32.
+/// gate = silu(gate) * up, elementwise; both [rows, cols] context.activation().
 void swiglu(const Context& context, const MatrixView& gate, const ConstMatrixView& up);
 
-/// x = x * Phi(x), the exact erf form; [rows, cols] float32.
+/// x = x * Phi(x), the exact erf form; [rows, cols] context.activation().
 void gelu(const Context& context, const MatrixView& x);
 
 }  // namespace purekv

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/tile_memory.h"
+#include "kernels/cuda/ops.h"
 
 namespace purekv {
 namespace {
@@ -251,6 +252,8 @@ void attention(const Context& context, const AttentionParams& params) {
   PUREKV_ASSERT(shape.heads > 0 && shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 && shape.head_dim > 0);
   PUREKV_ASSERT(params.q.cols == shape.heads * shape.head_dim && params.out.cols == params.q.cols);
   PUREKV_ASSERT(params.plan == nullptr || !params.fresh.heads.empty());
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::attention(context, params);
   if (params.q.rows <= kSplitRows)
     attend_split(context, params);
   else

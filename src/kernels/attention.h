@@ -14,11 +14,11 @@ namespace purekv {
 struct AttentionParams {
   HeadShape shape;
   float scale = 0;
-  ConstMatrixView q;                    ///< [rows, heads * head_dim] float32, after RoPE
+  ConstMatrixView q;                    ///< [rows, heads * head_dim] context.activation(), after RoPE
   KvView cached;                        ///< heads empty: none
   KvView fresh;                         ///< heads empty: none; rows as the plan numbers them
   const AttentionPlan* plan = nullptr;  ///< null where there are no fresh rows
-  MatrixView out;                       ///< [rows, heads * head_dim] float32; not q
+  MatrixView out;                       ///< [rows, heads * head_dim] context.activation(); not q
   float* lse = nullptr;                 ///< [heads, rows] log-sum-exp of scaled logits, or null
 };
 

@@ -5,8 +5,11 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "device/buffer.h"
+#include "kernels/activation.h"
 #include "kernels/cpu/linear_tile.h"
 #include "kernels/cpu/tile_memory.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/rms_norm.h"
 
 namespace purekv {
 namespace {
@@ -24,21 +27,21 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 
 /// Products of bf16 pairs, or float32 products of a rounded x: what context.compute asks for.
 bool rounds(const Context& context, const LinearParams& p) {
-  return context.compute == DType::kBF16 && p.weight.dtype == DType::kBF16;
+  return context.compute == DType::kBF16 && p.w.weight.dtype == DType::kBF16;
 }
 
 const float* bias_at(const LinearParams& p, std::int64_t column) {
-  return p.bias == nullptr ? nullptr : p.bias + column;
+  return p.w.bias == nullptr ? nullptr : p.w.bias + column;
 }
 
 WeightRows weight_rows(const LinearParams& p, std::int64_t begin, std::int64_t count) {
-  return {p.weight.slice(begin, count).data, p.weight.dtype, p.weight.stride, count};
+  return {p.w.weight.slice(begin, count).data, p.w.weight.dtype, p.w.weight.stride, count};
 }
 
 /// Few rows: every thread reads its own weights once.
 void stream_rows(const LinearIsa& isa, int threads, const LinearParams& p, const ConstMatrixView& x) {
-  const std::int64_t columns = p.weight.rows;
-  const std::int64_t row_bytes = std::max<std::int64_t>(1, x.cols) * static_cast<std::int64_t>(size_of(p.weight.dtype));
+  const std::int64_t columns = p.w.weight.rows;
+  const std::int64_t row_bytes = std::max<std::int64_t>(1, x.cols) * static_cast<std::int64_t>(size_of(p.w.weight.dtype));
   const std::int64_t wanted = std::max<std::int64_t>(1, columns * row_bytes / kStreamBytes);
   // A multiple of the threads, so that none is left with an item more than the others.
   const std::int64_t items = std::min(columns, ceil_div(wanted, threads) * threads);
@@ -79,8 +82,8 @@ Cut cut_of(const LinearIsa& isa, int threads, std::int64_t rows, const LinearPar
   Cut cut;
   cut.slices = std::max<std::int64_t>(1, ceil_div(p.x.cols, isa.depth));
   cut.depth = std::min(isa.depth, ceil_div(ceil_div(p.x.cols, cut.slices), kDepthStep) * kDepthStep);
-  cut.panels = ceil_div(p.weight.rows, isa.tile_cols);
-  const std::int64_t items = ceil_div(p.weight.rows, kItemCols);
+  cut.panels = ceil_div(p.w.weight.rows, isa.tile_cols);
+  const std::int64_t items = ceil_div(p.w.weight.rows, kItemCols);
   cut.column_items = std::min(cut.panels, ceil_div(items, threads) * threads);
   const std::int64_t most_row_items = std::max<std::int64_t>(1, rows / (4 * isa.tile_rows));
   cut.row_items = std::clamp<std::int64_t>(ceil_div(threads, cut.column_items), 1, most_row_items);
@@ -107,7 +110,7 @@ void multiply_item(const LinearIsa& isa, const LinearParams& p, const Cut& cut, 
   const std::int64_t first_row = tiles * row_item / cut.row_items * isa.tile_rows;
   const std::int64_t last_row = std::min(p.x.rows, tiles * (row_item + 1) / cut.row_items * isa.tile_rows);
   const std::int64_t column = cut.panels * at / cut.column_items * isa.tile_cols;
-  const std::int64_t end = std::min(p.weight.rows, cut.panels * (at + 1) / cut.column_items * isa.tile_cols);
+  const std::int64_t end = std::min(p.w.weight.rows, cut.panels * (at + 1) / cut.column_items * isa.tile_cols);
   const std::int64_t panels = ceil_div(end - column, isa.tile_cols);
   float* weight = tile_memory(panels * isa.tile_cols * isa.depth * isa.element / 4);
   const std::int64_t step = std::max<std::int64_t>(1, kBlockRows / isa.tile_rows) * isa.tile_rows;
@@ -144,6 +147,12 @@ void multiply_rows(const LinearIsa& isa, const Context& context, const LinearPar
                [&](std::int64_t item) { multiply_item(isa, p, cut, packed, item); });
 }
 
+ConstMatrixView normed(const Context& context, const ConstMatrixView& x, const NormOperand& norm) {
+  const MatrixView out = norm.work.slice(0, x.rows);
+  rms_norm(context, {.x = x, .weight = norm.weight, .eps = norm.eps, .out = out});
+  return out;
+}
+
 void stream_call(const LinearIsa& isa, const Context& context, const LinearParams& p, int threads) {
   if (!rounds(context, p)) return stream_rows(isa, threads, p, p.x);
   const Matrix memory(context, DType::kF32, p.x.rows, p.x.cols);
@@ -157,7 +166,7 @@ void stream_call(const LinearIsa& isa, const Context& context, const LinearParam
 
 void linear_on(const LinearIsa& isa, const Context& context, const LinearParams& params) {
   const std::int64_t rows = params.x.rows;
-  const std::int64_t work = rows * params.x.cols * params.weight.rows;
+  const std::int64_t work = rows * params.x.cols * params.w.weight.rows;
   const int threads = work < kAlone ? 1 : context.threads;
   if (rows <= kStreamRows) return stream_call(isa, context, params, threads);
   const std::int64_t row_bytes = std::max<std::int64_t>(1, params.x.cols) * isa.element;
@@ -174,11 +183,29 @@ void linear_on(const LinearIsa& isa, const Context& context, const LinearParams&
 }
 
 void linear(const Context& context, const LinearParams& params) {
-  const LinearParams& p = params;
+  LinearParams p = params;
+  PUREKV_ASSERT(p.x.cols == p.w.weight.cols && p.x.rows == p.out.rows && p.w.weight.rows == p.out.cols);
+  PUREKV_ASSERT(p.norm.weight == nullptr || (p.x.dtype == DType::kF32 && p.norm.work.rows >= p.x.rows));
+  if (p.x.rows == 0 || p.w.weight.rows == 0) return;
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::linear(context, p);
   PUREKV_ASSERT(p.x.dtype == DType::kF32 && p.out.dtype == DType::kF32);
-  PUREKV_ASSERT(p.x.cols == p.weight.cols && p.x.rows == p.out.rows && p.weight.rows == p.out.cols);
-  if (p.x.rows == 0 || p.weight.rows == 0) return;
+  if (p.norm.weight != nullptr) p.x = normed(context, p.x, p.norm);
   linear_on(linear_isa(rounds(context, p)), context, p);
+}
+
+void gated_linear(const Context& context, const GatedLinearParams& params) {
+  const GatedLinearParams& p = params;
+  PUREKV_ASSERT(p.gate.weight.rows == p.up.weight.rows && p.out.cols == p.gate.weight.rows);
+  PUREKV_ASSERT(p.out.rows == p.x.rows && p.work.rows >= p.x.rows && p.work.cols == p.out.cols);
+  if (p.x.rows == 0) return;
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::gated_linear(context, p);
+  const ConstMatrixView x = p.norm.weight != nullptr ? normed(context, p.x, p.norm) : p.x;
+  const MatrixView up = p.work.slice(0, p.x.rows);
+  linear(context, {.x = x, .norm = {}, .w = p.gate, .out = p.out});
+  linear(context, {.x = x, .norm = {}, .w = p.up, .out = up});
+  swiglu(context, p.out, up);
 }
 
 }  // namespace purekv

@@ -9,7 +9,7 @@ struct RmsNormParams {
   ConstMatrixView x;              ///< [rows, cols] float32
   const float* weight = nullptr;  ///< [cols]
   float eps = 1e-6F;
-  MatrixView out;  ///< [rows, cols]; may be x
+  MatrixView out;  ///< [rows, cols] float32, or context.activation(); may be x where the types are equal
 };
 
 /// out = x / sqrt(mean(x^2) + eps) * weight, row by row, in float32.

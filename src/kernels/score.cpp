@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/tile_memory.h"
+#include "kernels/cuda/ops.h"
 
 namespace purekv {
 namespace {
@@ -157,6 +158,8 @@ void score_frame(const FrameBlock& block) {
 
 void window_score(const Context& context, const WindowScoreParams& p) {
   PUREKV_ASSERT(p.window > 0 && p.window <= p.q.rows);
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::window_score(context, p);
   const std::int64_t group = p.shape.group();
   const std::int64_t rows_a_tile = std::max<std::int64_t>(1, kRowsAtOnce / group);
   const std::vector<float> lse = window_lse(context, p, rows_a_tile);
@@ -182,6 +185,8 @@ void window_score(const Context& context, const WindowScoreParams& p) {
 }
 
 void frame_score(const Context& context, const FrameScoreParams& p) {
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::frame_score(context, p);
   const auto frames = static_cast<std::int64_t>(p.table->frames.size());
   const std::int64_t size = p.shape.kv_heads * p.table->rows;
   const std::int64_t rows_a_tile = std::max<std::int64_t>(1, kRowsAtOnce / p.shape.group());

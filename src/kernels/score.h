@@ -14,7 +14,7 @@ namespace purekv {
 struct WindowScoreParams {
   HeadShape shape;
   float scale = 0;
-  ConstMatrixView q;        ///< [l, heads * head_dim]
+  ConstMatrixView q;        ///< [l, heads * head_dim] context.activation()
   KvView kv;                ///< l rows
   std::int64_t window = 0;  ///< w: the last w rows of q
   bool row_max = false;     ///< over window rows: max, else sum
@@ -30,7 +30,7 @@ struct FrameScoreParams {
   HeadShape shape;
   float scale = 0;
   const FrameTable* table = nullptr;
-  ConstMatrixView q;           ///< [l, heads * head_dim]
+  ConstMatrixView q;           ///< [l, heads * head_dim] context.activation()
   KvView kv;                   ///< l rows
   const float* lse = nullptr;  ///< [heads, l], for `self`
   float* local = nullptr;      ///< [kv_heads, l]: own-frame softmax, max over rows and group; 0 in text

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/tile_memory.h"
+#include "kernels/cuda/ops.h"
 
 namespace purekv {
 namespace {
@@ -23,6 +24,8 @@ float element(const void* data, DType type, std::int64_t i) {
       return to_float(load_element<BFloat16>(data, i));
     case DType::kF16:
       return to_float(load_element<Float16>(data, i));
+    case DType::kFp8:
+      break;
   }
   return 0;
 }
@@ -108,6 +111,8 @@ void norm_rows(const ValueNormParams& p, const float* grams, std::int64_t head, 
 void value_norm(const Context& context, const ValueNormParams& p) {
   PUREKV_ASSERT((p.out == nullptr && p.nov == nullptr) || p.gram != nullptr);
   PUREKV_ASSERT(p.nov == nullptr || p.table != nullptr);
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::value_norm(context, p);
   const std::int64_t rows = p.kv.heads.front().rows;
   const std::int64_t pieces = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
   const std::vector<float> grams = p.gram != nullptr ? pad_grams(p.shape, p.gram) : std::vector<float>();
@@ -121,6 +126,8 @@ void gram(const Context& context, const GramParams& p) {
   const std::int64_t d = p.shape.head_dim;
   const std::int64_t padded = padded_dim(d);
   PUREKV_ASSERT(p.w_o.cols == p.shape.heads * d);
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::gram(context, p);
   parallel_for(context.threads, p.shape.heads, [&](std::int64_t h) {
     std::vector<float> a(static_cast<std::size_t>(kRowsAtOnce * padded), 0.0F);
     std::vector<float> transposed(a.size(), 0.0F);

@@ -1,16 +1,14 @@
 #include "model/decoder.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <vector>
 
 #include "base/fail.h"
-#include "kernels/activation.h"
-#include "kernels/attention.h"
+#include "device/transfer.h"
 #include "kernels/embed.h"
 #include "kernels/linear.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rope.h"
+#include "kernels/value_norm.h"
 
 namespace purekv {
 
@@ -20,100 +18,77 @@ Decoder::Decoder(const Context& context, const TextConfig& config, const Languag
 float Decoder::scale() const { return 1.0F / std::sqrt(static_cast<float>(config_.heads.head_dim)); }
 
 MatrixView Decoder::work(Matrix& memory, std::int64_t rows, std::int64_t cols) const {
-  if (memory.view().rows < rows) memory = Matrix(context_, DType::kF32, rows, cols);
+  if (memory.view().rows < rows) {
+    memory = Matrix();  // first, so that the old and the new rows are never both there
+    memory = Matrix(context_, context_.activation(), rows, cols);
+  }
   return memory.slice(0, rows);
 }
 
-void Decoder::embed(std::span<const std::int32_t> ids, const MatrixView& out) const {
-  purekv::embed(context_, {.table = weights_.embed, .ids = ids.data(), .out = out});
+NormOperand Decoder::norm(const Buffer& weight, std::int64_t rows) const {
+  return {.weight = weight.as<float>(), .eps = config_.rms_eps, .work = work(work_.normed, rows, config_.hidden)};
 }
 
-void Decoder::project(std::int64_t layer, const ConstMatrixView& hidden, const RopeTable& rope, std::int64_t rope_row,
-                      const MatrixView& q, const KvTarget& kv) const {
+void Decoder::warm(std::int64_t rows) const {
+  work(work_.normed, rows, config_.hidden);
+  work(work_.qkv, rows, (config_.heads.heads + 2 * config_.heads.kv_heads) * config_.heads.head_dim);
+  work(work_.gate, rows, config_.ffn);
+  work(work_.up, rows, config_.ffn);
+}
+
+void Decoder::embed(std::span<const std::int32_t> ids, const MatrixView& out) const {
+  for (const std::int32_t id : ids) PUREKV_ASSERT(id >= 0 && id < config_.vocab);
+  const Buffer on_device = to_device(context_, std::vector<std::int32_t>(ids.begin(), ids.end()));
+  purekv::embed(context_, {.table = weights_.embed, .ids = on_device.as<std::int32_t>(), .out = out});
+}
+
+MatrixView Decoder::project(std::int64_t layer, const ConstMatrixView& hidden) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
-  const HeadShape& heads = config_.heads;
-  const std::int64_t kv_width = heads.kv_heads * heads.head_dim;
-  const MatrixView x = work(work_.normed, hidden.rows, config_.hidden);
-  const MatrixView fresh = work(work_.fresh, hidden.rows, kv_width);
-  rms_norm(context_, {.x = hidden, .weight = w.input_norm.data(), .eps = config_.rms_eps, .out = x});
-  linear(context_, {.x = x, .weight = w.q.weight, .bias = w.q.bias_or_null(), .out = q});
-  RopeParams rotate{.x = q,
-                    .cos = rope.cos.data() + rope_row * (heads.head_dim / 2),
-                    .sin = rope.sin.data() + rope_row * (heads.head_dim / 2),
-                    .heads = heads.heads,
-                    .head_dim = heads.head_dim,
-                    .out = q.data,
-                    .out_dtype = DType::kF32,
-                    .head_stride = heads.head_dim,
-                    .row_stride = q.stride};
-  rope_store(context_, rotate);
-  linear(context_, {.x = x, .weight = w.k.weight, .bias = w.k.bias_or_null(), .out = fresh});
-  rotate.x = fresh;
-  rotate.heads = heads.kv_heads;
-  rotate.out = kv.keys;
-  rotate.out_dtype = context_.compute;
-  rotate.head_stride = kv.head_stride;
-  rotate.row_stride = kv.row_stride;
-  rope_store(context_, rotate);
-  linear(context_, {.x = x, .weight = w.v.weight, .bias = w.v.bias_or_null(), .out = fresh});
-  rotate.out = kv.values;
-  rotate.cos = rotate.sin = nullptr;
-  rope_store(context_, rotate);
+  const std::int64_t q_width = config_.heads.heads * config_.heads.head_dim;
+  const std::int64_t kv_width = config_.heads.kv_heads * config_.heads.head_dim;
+  const NormOperand input_norm = norm(w.input_norm, hidden.rows);
+  const MatrixView qkv = work(work_.qkv, hidden.rows, q_width + 2 * kv_width);
+  if (w.qkv.weight.data != nullptr) {
+    linear(context_, {.x = hidden, .norm = input_norm, .w = w.qkv.operand(), .out = qkv});
+    return qkv;
+  }
+  const MatrixView x = input_norm.work;
+  rms_norm(context_, {.x = hidden, .weight = input_norm.weight, .eps = input_norm.eps, .out = x});
+  linear(context_, {.x = x, .norm = {}, .w = w.q.operand(), .out = qkv.columns(0, q_width)});
+  linear(context_, {.x = x, .norm = {}, .w = w.k.operand(), .out = qkv.columns(q_width, kv_width)});
+  linear(context_, {.x = x, .norm = {}, .w = w.v.operand(), .out = qkv.columns(q_width + kv_width, kv_width)});
+  return qkv;
 }
 
 void Decoder::finish_layer(std::int64_t layer, const ConstMatrixView& attended, const MatrixView& hidden) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
-  linear(context_,
-         {.x = attended, .weight = w.o.weight, .bias = w.o.bias_or_null(), .out = hidden, .accumulate = true});
-  const MatrixView normed = work(work_.normed, hidden.rows, config_.hidden);
+  linear(context_, {.x = attended, .norm = {}, .w = w.o.operand(), .out = hidden, .accumulate = true});
   const MatrixView gate = work(work_.gate, hidden.rows, config_.ffn);
-  const MatrixView up = work(work_.up, hidden.rows, config_.ffn);
-  rms_norm(context_, {.x = hidden, .weight = w.post_norm.data(), .eps = config_.rms_eps, .out = normed});
-  linear(context_, {.x = normed, .weight = w.gate.weight, .bias = w.gate.bias_or_null(), .out = gate});
-  linear(context_, {.x = normed, .weight = w.up.weight, .bias = w.up.bias_or_null(), .out = up});
-  swiglu(context_, gate, up);
-  linear(context_,
-         {.x = gate, .weight = w.down.weight, .bias = w.down.bias_or_null(), .out = hidden, .accumulate = true});
+  gated_linear(context_, {.x = hidden,
+                          .norm = norm(w.post_norm, hidden.rows),
+                          .gate = w.gate.operand(),
+                          .up = w.up.operand(),
+                          .out = gate,
+                          .work = work(work_.up, hidden.rows, config_.ffn)});
+  linear(context_, {.x = gate, .norm = {}, .w = w.down.operand(), .out = hidden, .accumulate = true});
+}
+
+GramView Decoder::gram(std::int64_t layer) const {
+  const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
+  const HeadShape& heads = config_.heads;
+  if (w.gram.bytes() == 0) {
+    w.gram = Buffer(context_,
+                    heads.heads * heads.head_dim * heads.head_dim * static_cast<std::int64_t>(sizeof(float)));
+    purekv::gram(context_, {.shape = heads,
+                            .w_o = w.o.weight,
+                            .scales = w.o.scales.as<float>(),
+                            .gram = w.gram.as<float>()});
+  }
+  return {w.gram.as<float>()};
 }
 
 void Decoder::logits(const ConstMatrixView& hidden, const MatrixView& out) const {
-  const MatrixView normed = work(work_.normed, hidden.rows, config_.hidden);
-  rms_norm(context_, {.x = hidden, .weight = weights_.norm.data(), .eps = config_.rms_eps, .out = normed});
-  linear(context_, {.x = normed, .weight = weights_.head, .out = out});
-}
-
-void Decoder::decode_step(std::int32_t id, std::int32_t position, std::int32_t token, KvCache& cache,
-                          const MatrixView& logits_out) const {
-  const HeadShape& heads = config_.heads;
-  const std::int64_t kv_width = heads.kv_heads * heads.head_dim;
-  const std::int64_t row_bytes = heads.head_dim * static_cast<std::int64_t>(size_of(context_.compute));
-  Matrix hidden(context_, DType::kF32, 1, config_.hidden);
-  Matrix q(context_, DType::kF32, 1, heads.heads * heads.head_dim);
-  Matrix attended(context_, DType::kF32, 1, heads.heads * heads.head_dim);
-  Matrix keys(context_, context_.compute, 1, kv_width);
-  Matrix values(context_, context_.compute, 1, kv_width);
-  const RopeTable rope = make_rope_table(config_, position);
-  embed({&id, 1}, hidden.view());
-  for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-    project(layer, hidden.view(), rope, 0, q.view(), {keys.view().data, values.view().data, heads.head_dim, kv_width});
-    const KvCache::AppendSlot slot = cache.append(layer, token);
-    for (std::int64_t h = 0; h < heads.kv_heads; ++h) {
-      const auto at = static_cast<std::size_t>(h);
-      std::memcpy(slot.k[at], static_cast<std::byte*>(keys.view().data) + h * row_bytes,
-                  static_cast<std::size_t>(row_bytes));
-      std::memcpy(slot.v[at], static_cast<std::byte*>(values.view().data) + h * row_bytes,
-                  static_cast<std::size_t>(row_bytes));
-    }
-    attention(context_, {.shape = heads,
-                         .scale = scale(),
-                         .q = q.view(),
-                         .cached = cache.view(layer),
-                         .fresh = {},
-                         .plan = nullptr,
-                         .out = attended.view()});
-    finish_layer(layer, attended.view(), hidden.view());
-  }
-  logits(hidden.view(), logits_out);
+  linear(context_, {.x = hidden, .norm = norm(weights_.norm, hidden.rows), .w = {.weight = weights_.head}, .out = out});
 }
 
 }  // namespace purekv

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "cache/kv_cache.h"
 #include "device/buffer.h"
@@ -16,8 +15,8 @@
 
 namespace purekv {
 
-/// The language model of Qwen2.5-VL, row-wise parts and one decode step. It never knows which
-/// method runs nor which mask: it is handed plans and one hook a layer.
+/// The language model of Qwen2.5-VL, row-wise parts. It never knows which method runs nor which mask: it is handed
+/// plans and one hook a layer.
 class Decoder {
  public:
   Decoder(const Context& context, const TextConfig& config, const LanguageWeights& weights);
@@ -27,36 +26,29 @@ class Decoder {
   [[nodiscard]] const LanguageWeights& weights() const { return weights_; }
   [[nodiscard]] float scale() const;  ///< 1 / sqrt(head_dim)
 
-  /// Embedding rows of `ids` into out [ids, hidden].
+  /// Embedding rows of `ids` (host) into out [ids, hidden] float32.
   void embed(std::span<const std::int32_t> ids, const MatrixView& out) const;
-  /// q [rows, heads * head_dim], and keys and values [kv_heads] row pointers with row stride
-  /// `head_dim`, of normed input rows; RoPE applied.
-  struct KvTarget {
-    void* keys = nullptr;
-    void* values = nullptr;
-    std::int64_t head_stride = 0, row_stride = 0;  ///< elements
-  };
-  void project(std::int64_t layer, const ConstMatrixView& hidden, const RopeTable& rope, std::int64_t rope_row,
-               const MatrixView& q, const KvTarget& kv) const;
+  /// The fused projection of hidden rows, normed first: [rows, (heads + 2 kv_heads) * head_dim], before RoPE. The view
+  /// is the decoder's own memory until the next call.
+  [[nodiscard]] MatrixView project(std::int64_t layer, const ConstMatrixView& hidden) const;
   /// hidden += W_o attended; hidden += mlp(norm(hidden)).
   void finish_layer(std::int64_t layer, const ConstMatrixView& attended, const MatrixView& hidden) const;
-  /// logits [rows, vocab] of hidden rows before the final norm.
+  /// logits [rows, vocab] float32 of hidden rows before the final norm.
   void logits(const ConstMatrixView& hidden, const MatrixView& out) const;
-
-  /// One token through all layers: appends its row to every head of `cache` and writes
-  /// logits [1, vocab]. `position`: the model's own counter, never the cache length; `token`: its
-  /// sequence index.
-  void decode_step(std::int32_t id, std::int32_t position, std::int32_t token, KvCache& cache,
-                   const MatrixView& logits) const;
+  /// Gram matrices of a layer's W_o, made on first use and kept with the weights.
+  [[nodiscard]] GramView gram(std::int64_t layer) const;
+  /// Takes the memory of `rows` rows now, so that no later call of so many rows takes any.
+  void warm(std::int64_t rows) const;
 
  private:
   /// Rows between two operations of a layer. They stay from call to call: fresh pages cost a tenth of a prefill. So a
   /// decoder works for one thread at a time.
   struct Work {
-    Matrix normed, fresh, gate, up;
+    Matrix normed, qkv, gate, up;
   };
   /// The first `rows` rows of `memory`, which grows to hold them.
-  [[nodiscard]] MatrixView work(Matrix& memory, std::int64_t rows, std::int64_t cols) const;
+  MatrixView work(Matrix& memory, std::int64_t rows, std::int64_t cols) const;
+  [[nodiscard]] NormOperand norm(const Buffer& weight, std::int64_t rows) const;
 
   Context context_;
   const TextConfig& config_;
@@ -67,7 +59,7 @@ class Decoder {
 /// What one prefill works on. `hidden` is changed in place: after k steps it holds the rows after
 /// k layers.
 struct PrefillRequest {
-  MatrixView hidden;                ///< [l, hidden]
+  MatrixView hidden;                ///< [l, hidden] float32
   const RopeTable* rope = nullptr;  ///< l rows
   const FrameTable* table = nullptr;
   const AttentionPlan* dense = nullptr;   ///< layers below sparse_from
@@ -89,7 +81,7 @@ class Prefill {
   [[nodiscard]] std::int64_t layer() const { return layer_; }
   /// `lse`: the observation carries the log-sum-exp.
   void step(const LayerHook& hook, bool lse);
-  /// Logits of the last row, [1, vocab]. Computed from a path of its own, so that they are the same
+  /// Logits of the last row, [1, vocab] float32. Computed from a path of its own, so that they are the same
   /// bits at every budget, method and trace setting.
   void last_logits(const MatrixView& out);
 
@@ -105,7 +97,7 @@ class Prefill {
   PrefillRequest request_;
   std::int64_t layer_ = 0;
   Matrix q_, attended_, last_;
-  std::vector<float> lse_;
+  Buffer lse_;  ///< [heads, l] float32
 };
 
 }  // namespace purekv

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "device/transfer.h"
+#include "kernels/rope_table.h"
+
 namespace purekv {
 namespace {
 
@@ -16,9 +19,26 @@ std::vector<float> inverse_frequencies(double theta, std::int64_t dim, std::int6
   return inv;
 }
 
-void push_angle(RopeTable& table, float angle) {
-  table.cos.push_back(std::cos(angle));
-  table.sin.push_back(std::sin(angle));
+/// positions: [axes][rows], one after the other.
+RopeTable make_table(const Context& context, const std::vector<std::int32_t>& positions, std::int64_t rows,
+                     const std::vector<float>& frequency, const std::vector<std::int32_t>& axis) {
+  RopeTable table;
+  table.rows = rows;
+  table.half = static_cast<std::int64_t>(frequency.size());
+  const std::int64_t bytes = rows * table.half * static_cast<std::int64_t>(sizeof(float));
+  table.cos = Buffer(context, bytes);
+  table.sin = Buffer(context, bytes);
+  const Buffer at = to_device(context, positions);
+  const Buffer turns = to_device(context, frequency);
+  const Buffer axes = to_device(context, axis);
+  rope_table(context, {.positions = at.as<std::int32_t>(),
+                       .rows = rows,
+                       .frequency = turns.as<float>(),
+                       .axis = axes.as<std::int32_t>(),
+                       .half = table.half,
+                       .cos = table.cos.as<float>(),
+                       .sin = table.sin.as<float>()});
+  return table;
 }
 
 void push_text(Positions& positions, std::int64_t rows) {
@@ -58,41 +78,42 @@ Positions make_positions(std::span<const PositionRun> runs, double tokens_per_se
   return positions;
 }
 
-RopeTable make_rope_table(const TextConfig& config, const Positions& positions) {
+std::vector<float> text_frequencies(const TextConfig& config) {
+  return inverse_frequencies(config.rope_theta, config.heads.head_dim, config.heads.head_dim / 2);
+}
+
+RopeTable make_rope_table(const Context& context, const TextConfig& config, const Positions& positions) {
   const std::int64_t half = config.heads.head_dim / 2;
-  const auto inv = inverse_frequencies(config.rope_theta, config.heads.head_dim, half);
-  RopeTable table;
-  table.cos.reserve(static_cast<std::size_t>(half * positions.rows()));
-  table.sin.reserve(static_cast<std::size_t>(half * positions.rows()));
   const std::int64_t end_t = config.mrope_section[0];
   const std::int64_t end_h = end_t + config.mrope_section[1];
-  for (std::size_t row = 0; row < positions.axis[0].size(); ++row)
-    for (std::int64_t j = 0; j < half; ++j) {
-      const std::size_t axis = j < end_t ? 0 : j < end_h ? 1 : 2;
-      push_angle(table, static_cast<float>(positions.axis[axis][row]) * inv[static_cast<std::size_t>(j)]);
-    }
-  return table;
+  std::vector<std::int32_t> axis;
+  for (std::int64_t j = 0; j < half; ++j) axis.push_back(j < end_t ? 0 : j < end_h ? 1 : 2);
+  std::vector<std::int32_t> all;
+  all.reserve(3 * positions.axis[0].size());
+  for (const auto& one : positions.axis) all.insert(all.end(), one.begin(), one.end());
+  return make_table(context, all, positions.rows(), text_frequencies(config), axis);
 }
 
-RopeTable make_rope_table(const TextConfig& config, std::int32_t position) {
-  Positions one;
-  for (auto& axis : one.axis) axis.push_back(position);
-  return make_rope_table(config, one);
-}
-
-RopeTable make_vision_rope_table(const VisionConfig& config, std::int64_t grid_h, std::int64_t grid_w) {
+RopeTable make_vision_rope_table(const Context& context, const VisionConfig& config, std::int64_t grid_w,
+                                 std::span<const std::int32_t> cells, std::int64_t slices) {
   const std::int64_t head_dim = config.hidden / config.heads;
-  const auto inv = inverse_frequencies(10000.0, head_dim / 2, head_dim / 4);
-  const std::int64_t merge = config.merge;
-  RopeTable table;
-  for (std::int64_t block_y = 0; block_y < grid_h; block_y += merge)
-    for (std::int64_t block_x = 0; block_x < grid_w; block_x += merge)
-      for (std::int64_t y = block_y; y < block_y + merge; ++y)
-        for (std::int64_t x = block_x; x < block_x + merge; ++x) {
-          for (const float f : inv) push_angle(table, static_cast<float>(y) * f);
-          for (const float f : inv) push_angle(table, static_cast<float>(x) * f);
-        }
-  return table;
+  const std::vector<float> inverse = inverse_frequencies(10000.0, head_dim / 2, head_dim / 4);
+  const std::int64_t cols = grid_w / config.merge;
+  std::vector<std::int32_t> y;
+  std::vector<std::int32_t> x;
+  for (std::int64_t slice = 0; slice < slices; ++slice)
+    for (const std::int32_t cell : cells)
+      for (std::int64_t patch = 0; patch < config.merge * config.merge; ++patch) {
+        y.push_back(static_cast<std::int32_t>(cell / cols * config.merge + patch / config.merge));
+        x.push_back(static_cast<std::int32_t>(cell % cols * config.merge + patch % config.merge));
+      }
+  const auto rows = static_cast<std::int64_t>(y.size());
+  y.insert(y.end(), x.begin(), x.end());
+  std::vector<float> frequency(inverse);
+  frequency.insert(frequency.end(), inverse.begin(), inverse.end());
+  std::vector<std::int32_t> axis(frequency.size(), 1);
+  std::fill_n(axis.begin(), inverse.size(), 0);
+  return make_table(context, y, rows, frequency, axis);
 }
 
 }  // namespace purekv

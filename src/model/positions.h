@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "device/buffer.h"
+#include "device/context.h"
 #include "model/config.h"
 
 namespace purekv {
@@ -27,17 +29,23 @@ struct Positions {
 /// after a video starts at the maximum over all axes + 1.
 Positions make_positions(std::span<const PositionRun> runs, double tokens_per_second);
 
-/// cos and sin tables of rotate-half RoPE, [rows, head_dim / 2] each, float32.
+/// cos and sin tables of rotate-half RoPE in a context's memory, [rows, half] float32 each.
 struct RopeTable {
-  std::vector<float> cos, sin;
+  Buffer cos, sin;
+  std::int64_t rows = 0, half = 0;  ///< half: head_dim / 2
+  [[nodiscard]] const float* cos_row(std::int64_t row) const { return cos.as<float>() + row * half; }
+  [[nodiscard]] const float* sin_row(std::int64_t row) const { return sin.as<float>() + row * half; }
 };
 
+/// 1 / theta^(2j / head_dim) of the language model, [head_dim / 2], rounded to float32 as the reference holds it.
+std::vector<float> text_frequencies(const TextConfig& config);
+
 /// Frequency j takes its angle from the axis of its M-RoPE section.
-RopeTable make_rope_table(const TextConfig& config, const Positions& positions);
-/// The same for one row whose three axes are equal (a decoded token).
-RopeTable make_rope_table(const TextConfig& config, std::int32_t position);
-/// The tower's 2-D table in merge-block row order: the first half of the frequencies turn by the
-/// patch row, the second by the patch column.
-RopeTable make_vision_rope_table(const VisionConfig& config, std::int64_t grid_h, std::int64_t grid_w);
+RopeTable make_rope_table(const Context& context, const TextConfig& config, const Positions& positions);
+/// The tower's 2-D table of `slices` equal grids, one after the other: the first half of the frequencies turn by the
+/// patch row, the second by the patch column. `cells` is the order of merged cells in a slice (raster indices); a
+/// cell's patches follow each other.
+RopeTable make_vision_rope_table(const Context& context, const VisionConfig& config, std::int64_t grid_w,
+                                 std::span<const std::int32_t> cells, std::int64_t slices);
 
 }  // namespace purekv

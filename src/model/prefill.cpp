@@ -1,10 +1,10 @@
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/fail.h"
+#include "device/transfer.h"
 #include "kernels/attention.h"
-#include "kernels/value_norm.h"
+#include "kernels/rope.h"
 #include "model/decoder.h"
 
 namespace purekv {
@@ -14,8 +14,9 @@ Prefill::Prefill(const Decoder& decoder, KvCache& cache, const PrefillRequest& r
   const HeadShape& heads = decoder.config().heads;
   const std::int64_t rows = request.hidden.rows;
   PUREKV_ASSERT(rows > 0 && request.chunk > 0);
-  q_ = Matrix(decoder.context(), DType::kF32, rows, heads.heads * heads.head_dim);
-  attended_ = Matrix(decoder.context(), DType::kF32, rows, heads.heads * heads.head_dim);
+  const DType activation = decoder.context().activation();
+  q_ = Matrix(decoder.context(), activation, rows, heads.heads * heads.head_dim);
+  attended_ = Matrix(decoder.context(), activation, rows, heads.heads * heads.head_dim);
   last_ = Matrix(decoder.context(), DType::kF32, 1, decoder.config().hidden);
 }
 
@@ -26,14 +27,22 @@ void Prefill::check_stop() const {
 
 void Prefill::project(LayerScratch& scratch) {
   const std::int64_t rows = request_.hidden.rows;
-  const std::int64_t head_dim = decoder_.config().heads.head_dim;
-  const std::int64_t row_bytes = head_dim * static_cast<std::int64_t>(size_of(decoder_.context().compute));
+  const Context& context = decoder_.context();
+  const HeadShape& heads = decoder_.config().heads;
+  const std::int64_t row_bytes = heads.head_dim * static_cast<std::int64_t>(size_of(context.compute));
   for (std::int64_t begin = 0; begin < rows; begin += request_.chunk) {
     check_stop();
     const std::int64_t count = std::min(request_.chunk, rows - begin);
-    decoder_.project(layer_, request_.hidden.slice(begin, count), *request_.rope, begin, q_.slice(begin, count),
-                     {static_cast<std::byte*>(scratch.keys()) + begin * row_bytes,
-                      static_cast<std::byte*>(scratch.values()) + begin * row_bytes, rows * head_dim, head_dim});
+    rope_split(context, {.shape = heads,
+                         .qkv = decoder_.project(layer_, request_.hidden.slice(begin, count)),
+                         .cos = request_.rope->cos_row(begin),
+                         .sin = request_.rope->sin_row(begin),
+                         .q = q_.slice(begin, count),
+                         .keys = static_cast<std::byte*>(scratch.keys()) + begin * row_bytes,
+                         .values = static_cast<std::byte*>(scratch.values()) + begin * row_bytes,
+                         .kv_dtype = context.compute,
+                         .head_stride = rows * heads.head_dim,
+                         .row_stride = heads.head_dim});
   }
 }
 
@@ -41,7 +50,8 @@ void Prefill::attend(const LayerScratch& scratch, bool lse) {
   const HeadShape& heads = decoder_.config().heads;
   const std::int64_t rows = request_.hidden.rows;
   const bool sparse = layer_ >= request_.sparse_from && request_.sparse != nullptr;
-  if (lse) lse_.resize(static_cast<std::size_t>(heads.heads * rows));
+  const std::int64_t lse_bytes = heads.heads * rows * static_cast<std::int64_t>(sizeof(float));
+  if (lse && lse_.bytes() < lse_bytes) lse_ = Buffer(decoder_.context(), lse_bytes);
   attention(decoder_.context(), {.shape = heads,
                                  .scale = decoder_.scale(),
                                  .q = q_.view(),
@@ -49,7 +59,7 @@ void Prefill::attend(const LayerScratch& scratch, bool lse) {
                                  .fresh = scratch.view(),
                                  .plan = sparse ? request_.sparse : request_.dense,
                                  .out = attended_.view(),
-                                 .lse = lse ? lse_.data() : nullptr});
+                                 .lse = lse ? lse_.as<float>() : nullptr});
 }
 
 /// The last row is text, or sees under its pattern what the plan says; either way one query over the
@@ -88,8 +98,8 @@ void Prefill::attend_last_row(const LayerScratch& scratch) {
                                  .fresh = scratch.view(),
                                  .plan = &plan,
                                  .out = attended_.slice(row, 1)});
-  std::memcpy(last_.view().data, request_.hidden.row<float>(row),
-              static_cast<std::size_t>(decoder_.config().hidden) * sizeof(float));
+  copy_bytes(decoder_.context(), last_.view().data, request_.hidden.row<float>(row),
+             decoder_.config().hidden * static_cast<std::int64_t>(sizeof(float)));
   decoder_.finish_layer(layer_, attended_.slice(row, 1), last_.view());
 }
 
@@ -109,7 +119,6 @@ void Prefill::step(const LayerHook& hook, bool lse) {
   check_stop();
   if (!is_last || request_.all_rows || lse) attend(scratch, lse);
   check_stop();
-  std::vector<float> grams;
   const Observation observation{.layer = layer_,
                                 .layers = decoder_.config().layers,
                                 .shape = decoder_.config().heads,
@@ -117,16 +126,8 @@ void Prefill::step(const LayerHook& hook, bool lse) {
                                 .table = request_.table,
                                 .q = q_.view(),
                                 .kv = scratch.view(),
-                                .lse = lse ? lse_.data() : nullptr,
-                                .gram = [&] {
-                                  const HeadShape& heads = decoder_.config().heads;
-                                  grams.resize(static_cast<std::size_t>(heads.heads * heads.head_dim * heads.head_dim));
-                                  gram(decoder_.context(),
-                                       {.shape = heads,
-                                        .w_o = decoder_.weights().layers[static_cast<std::size_t>(layer_)].o.weight,
-                                        .gram = grams.data()});
-                                  return GramView{grams.data()};
-                                }};
+                                .lse = lse ? lse_.as<float>() : nullptr,
+                                .gram = [this] { return decoder_.gram(layer_); }};
   const std::optional<CompactionPlan> plan = hook ? hook(observation) : std::nullopt;
   if (is_last) attend_last_row(scratch);
   cache_.apply(layer_, std::move(scratch), plan ? &*plan : nullptr);

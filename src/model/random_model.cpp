@@ -1,146 +1,97 @@
-#include <algorithm>
-#include <cstring>
-#include <new>
-#include <thread>
-
-#include "base/fail.h"
-#include "base/parallel.h"
+#include "device/transfer.h"
+#include "kernels/random_bits.h"
 #include "model/weights.h"
 
 namespace purekv {
 namespace {
 
-constexpr std::int64_t kAlignment = 64;
-constexpr std::int64_t kBlock = 1 << 20;
-
-/// Hands out matrices one after the other; with a null base it only counts.
-class Arena {
+/// Hands out random matrices; the drawing of a matrix depends on its place in the model only.
+class Source {
  public:
-  Arena(std::byte* base, DType dtype) : base_(base), dtype_(dtype) {}
+  Source(const Context& context, DType dtype, std::vector<Matrix>& owned)
+      : context_(context), dtype_(dtype), owned_(owned) {}
 
-  ConstMatrixView matrix(std::int64_t rows, std::int64_t cols) {
-    const std::int64_t at = used_;
-    const std::int64_t bytes = rows * cols * static_cast<std::int64_t>(size_of(dtype_));
-    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    return {base_ == nullptr ? nullptr : base_ + at, dtype_, rows, cols, cols};
+  ConstMatrixView matrix(std::int64_t rows, std::int64_t cols) { return matrix(table_dtype(), rows, cols); }
+  LinearWeight linear(std::int64_t out, std::int64_t in) {
+    LinearWeight w;
+    w.weight = matrix(dtype_, out, in);
+    // fp8 values lie in [1, 2): the scale brings them to those of the other types.
+    if (dtype_ == DType::kFp8) w.scales = floats(out, kMagnitude);
+    return w;
   }
-  LinearWeight linear(std::int64_t out, std::int64_t in) { return {matrix(out, in), {}}; }
   LinearWeight biased(std::int64_t out, std::int64_t in) {
-    return {matrix(out, in), std::vector<float>(static_cast<std::size_t>(out), 0.01F)};
+    LinearWeight w = linear(out, in);
+    w.bias = floats(out, kBias);
+    if (on_device()) w.bias16 = to_device(context_, std::vector<BFloat16>(static_cast<std::size_t>(out), to_bf16(kBias)));
+    return w;
   }
-  [[nodiscard]] std::int64_t used() const { return used_; }
+  [[nodiscard]] Buffer floats(std::int64_t size, float value) const {
+    return to_device(context_, std::vector<float>(static_cast<std::size_t>(size), value));
+  }
+  [[nodiscard]] bool on_device() const { return context_.backend == Backend::kCuda; }
 
  private:
-  std::byte* base_;
+  static constexpr float kMagnitude = 0x1p-6F;  ///< a deviation of 0.024
+  static constexpr float kBias = 0.01F;
+
+  [[nodiscard]] DType table_dtype() const { return dtype_ == DType::kFp8 ? DType::kBF16 : dtype_; }
+  ConstMatrixView matrix(DType dtype, std::int64_t rows, std::int64_t cols) {
+    const MatrixView out = owned_.emplace_back(context_, dtype, rows, cols).view();
+    random_bits(context_, out, dtype == DType::kFp8 ? 1.0F : kMagnitude, owned_.size());
+    return out;
+  }
+
+  Context context_;
   DType dtype_;
-  std::int64_t used_ = 0;
+  std::vector<Matrix>& owned_;
 };
 
-std::vector<float> ones(std::int64_t size) { return std::vector<float>(static_cast<std::size_t>(size), 1.0F); }
+}  // namespace
 
-LanguageWeights lay_out_language(Arena& arena, const TextConfig& config) {
+LanguageWeights random_language(const Context& context, const TextConfig& config, DType dtype) {
   const std::int64_t hidden = config.hidden;
   const std::int64_t q = config.heads.heads * config.heads.head_dim;
   const std::int64_t kv = config.heads.kv_heads * config.heads.head_dim;
   LanguageWeights w;
-  w.embed = arena.matrix(config.vocab, hidden);
+  Source source(context, dtype, w.owned);
+  w.embed = source.matrix(config.vocab, hidden);
   for (std::int64_t i = 0; i < config.layers; ++i) {
     DecoderLayerWeights& layer = w.layers.emplace_back();
-    layer.input_norm = ones(hidden);
-    layer.post_norm = ones(hidden);
-    layer.q = arena.biased(q, hidden);
-    layer.k = arena.biased(kv, hidden);
-    layer.v = arena.biased(kv, hidden);
-    layer.o = arena.linear(hidden, q);
-    layer.gate = arena.linear(config.ffn, hidden);
-    layer.up = arena.linear(config.ffn, hidden);
-    layer.down = arena.linear(hidden, config.ffn);
+    layer.input_norm = source.floats(hidden, 1.0F);
+    layer.post_norm = source.floats(hidden, 1.0F);
+    layer.qkv = source.biased(q + 2 * kv, hidden);
+    layer.o = source.linear(hidden, q);
+    layer.gate = source.linear(config.ffn, hidden);
+    layer.up = source.linear(config.ffn, hidden);
+    layer.down = source.linear(hidden, config.ffn);
   }
-  w.norm = ones(hidden);
-  w.head = config.tied ? w.embed : arena.matrix(config.vocab, hidden);
+  w.norm = source.floats(hidden, 1.0F);
+  w.head = config.tied ? w.embed : source.matrix(config.vocab, hidden);
+  w.bytes = bytes_of(w.owned);
   return w;
 }
 
-VisionWeights lay_out_vision(Arena& arena, const VisionConfig& config) {
+VisionWeights random_vision(const Context& context, const VisionConfig& config, DType dtype) {
   VisionWeights w;
-  w.patch_embed = arena.matrix(config.hidden, config.patch_values());
+  Source source(context, dtype == DType::kFp8 ? DType::kBF16 : dtype, w.owned);
+  const std::int64_t ffn = source.on_device() ? padded_ffn(config.ffn) : config.ffn;
+  w.patch_embed = source.matrix(config.hidden, config.patch_values());
   for (std::int64_t i = 0; i < config.depth; ++i) {
     VisionBlockWeights& block = w.blocks.emplace_back();
-    block.norm1 = ones(config.hidden);
-    block.norm2 = ones(config.hidden);
-    block.qkv = arena.biased(3 * config.hidden, config.hidden);
-    block.proj = arena.biased(config.hidden, config.hidden);
-    block.gate = arena.biased(config.ffn, config.hidden);
-    block.up = arena.biased(config.ffn, config.hidden);
-    block.down = arena.biased(config.hidden, config.ffn);
+    block.norm1 = source.floats(config.hidden, 1.0F);
+    block.norm2 = source.floats(config.hidden, 1.0F);
+    block.qkv = source.biased(3 * config.hidden, config.hidden);
+    block.proj = source.biased(config.hidden, config.hidden);
+    block.gate = source.biased(ffn, config.hidden);
+    block.up = source.biased(ffn, config.hidden);
+    block.down = source.biased(config.hidden, ffn);
   }
   const std::int64_t merged = config.merge * config.merge * config.hidden;
-  w.merger_norm = ones(config.hidden);
-  w.merger_in = arena.biased(merged, merged);
-  w.merger_out = arena.biased(config.out_hidden, merged);
+  w.merger_norm = source.floats(config.hidden, 1.0F);
+  w.merger_in = source.biased(merged, merged);
+  w.merger_out = source.biased(config.out_hidden, merged);
+  w.bytes = bytes_of(w.owned);
   return w;
-}
-
-/// Random sign and mantissa under one exponent: every value lies in +-[1/64, 1/32), a deviation of
-/// 0.024, with no conversion, so that filling runs at the speed of memory.
-struct BitPattern {
-  std::uint64_t random, fixed;
-};
-
-BitPattern bit_pattern(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return {0x807FFFFF807FFFFFU, 0x3C8000003C800000U};
-    case DType::kBF16:
-      return {0x807F807F807F807FU, 0x3C803C803C803C80U};
-    case DType::kF16:
-      return {0x83FF83FF83FF83FFU, 0x2400240024002400U};
-  }
-  fail(ErrorKind::kInternal, "internal: unknown dtype {}", static_cast<int>(dtype));
-}
-
-/// `bytes` is a multiple of 8. A block's numbers depend on its place only, not on the threads.
-void fill_block(std::byte* out, std::int64_t bytes, std::int64_t block, BitPattern pattern) {
-  std::uint64_t state = (static_cast<std::uint64_t>(block) + 1) * 0x9E3779B97F4A7C15U;
-  for (std::int64_t i = 0; i < bytes; i += 8) {
-    state ^= state << 13U;
-    state ^= state >> 7U;
-    state ^= state << 17U;
-    const std::uint64_t word = (state & pattern.random) | pattern.fixed;
-    std::memcpy(out + i, &word, sizeof word);
-  }
-}
-
-std::byte* aligned(std::byte* p) {
-  const auto address = reinterpret_cast<std::uintptr_t>(p);
-  return p + (kAlignment - static_cast<std::int64_t>(address % kAlignment)) % kAlignment;
-}
-
-}  // namespace
-
-RandomModel random_model(const ModelConfig& config, DType dtype, bool language, bool vision) {
-  const auto lay_out = [&](Arena arena, RandomModel& model) {
-    if (language) model.language = lay_out_language(arena, config.text);
-    if (vision) model.vision = lay_out_vision(arena, config.vision);
-    return arena.used();
-  };
-  RandomModel model;
-  model.bytes = lay_out(Arena(nullptr, dtype), model);
-  try {
-    // Uninitialised: a page is first touched by the thread that fills it.
-    model.memory = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(model.bytes + kAlignment));
-  } catch (const std::bad_alloc&) {
-    fail(ErrorKind::kResource, "no memory for {} bytes of random weights: use a smaller shape", model.bytes);
-  }
-  std::byte* const base = aligned(model.memory.get());
-  lay_out(Arena(base, dtype), model);
-  const BitPattern pattern = bit_pattern(dtype);
-  const int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  parallel_for(threads, (model.bytes + kBlock - 1) / kBlock, [&](std::int64_t block) {
-    const std::int64_t begin = block * kBlock;
-    fill_block(base + begin, std::min(kBlock, model.bytes - begin), block, pattern);
-  });
-  return model;
 }
 
 }  // namespace purekv

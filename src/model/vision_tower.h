@@ -20,28 +20,38 @@ struct WindowOrder {
 };
 WindowOrder make_window_order(const VisionConfig& config, std::int64_t grid_h, std::int64_t grid_w);
 
-/// Qwen2.5-VL's vision tower over one temporal slice at a time: no layer looks across slices, so a
-/// clip streams through it.
+/// Qwen2.5-VL's vision tower. No layer looks across temporal slices, so a clip streams through it, some slices at a
+/// time.
 class VisionTower {
  public:
   VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights);
 
-  /// patches [grid_h * grid_w, patch_values] -> out [grid_h * grid_w / merge^2, out_hidden], raster.
-  void encode(std::int64_t grid_h, std::int64_t grid_w, const ConstMatrixView& patches, const MatrixView& out);
+  /// Slices of this grid that are best encoded together: as many as fill the device's rows_at_once().
+  [[nodiscard]] std::int64_t slices_at_once(std::int64_t grid_h, std::int64_t grid_w) const;
+  /// patches [slices * grid_h * grid_w, patch_values] float32 -> out [slices * grid_h * grid_w / merge^2, out_hidden]
+  /// float32, raster.
+  void encode(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices, const ConstMatrixView& patches,
+              const MatrixView& out);
 
  private:
   /// What depends on the grid alone, kept while the grid stays.
   struct Grid {
-    std::int64_t h = 0, w = 0;
-    WindowOrder order;
-    RopeTable rope;  ///< rows in window order
+    std::int64_t h = 0, w = 0, slices = 0;
+    std::int64_t rows = 0;  ///< patches of all slices
+    Buffer cells;           ///< [cells of all slices] int32: raster index of the i-th cell in window order
+    Buffer places;          ///< the other way: where raster cell i stands in window order
+    RopeTable rope;         ///< rows in window order
     AttentionPlan windows, whole;
-    Matrix x, q, attended;         ///< [patches, hidden]
-    Matrix normed, qkv, gate, up;  ///< a chunk of patches; kept, because fresh pages cost time in every block
-    Buffer kv;                     ///< keys then values, [heads][patches][head_dim] each
+    Matrix x;                      ///< [rows, hidden] float32
+    Matrix q, attended;            ///< [rows, hidden]
+    Matrix normed, qkv, gate, up;  ///< a chunk of rows; kept, because fresh pages cost time in every block
+    Buffer kv;                     ///< keys then values, [heads][rows][head_dim] each
   };
-  void prepare(std::int64_t grid_h, std::int64_t grid_w);
+  void prepare(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices);
+  void place(Grid& grid) const;
+  void take_memory(Grid& grid) const;
   void embed(const ConstMatrixView& patches);
+  void project(const VisionBlockWeights& block);
   void attend(const VisionBlockWeights& block, const AttentionPlan& plan);
   void feed_forward(const VisionBlockWeights& block);
   void merge(const MatrixView& out);

@@ -5,7 +5,6 @@
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <vector>
 
 #include "device/context.h"
 #include "flow/keep_list.h"
@@ -16,12 +15,13 @@
 namespace purekv {
 
 /// Arrays of one layer for `--trace` (docs/interfaces.md): name without layer and suffix
-/// ("window", "vnorm", "local", "self", "nov", "score"), [kv_heads, columns].
+/// ("window", "vnorm", "local", "self", "nov", "score"), [kv_heads, columns] in host memory. Only a sink makes the
+/// selector wait for the device.
 using ScoreSink = std::function<void(std::string_view name, std::int64_t layer, const float* data,
                                      std::int64_t kv_heads, std::int64_t columns)>;
 
 /// A method over the layers of one prompt: observation -> scores -> keep list. Holds what CLIE
-/// carries from layer c upwards.
+/// carries from layer c upwards, and the working memory of all layers.
 class Selector {
  public:
   Selector(const Context& context, const CompressionOptions& options, const FrameTable& table, ScoreSink sink = {});
@@ -29,7 +29,7 @@ class Selector {
   [[nodiscard]] const ResolvedBudget& budget() const;
   /// Whether a layer's observation must carry the log-sum-exp.
   [[nodiscard]] bool needs_lse(std::int64_t layer, std::int64_t layers) const;
-  /// Nothing where every row stays.
+  /// Nothing where every row stays. The list is the selector's memory until it selects again.
   std::optional<KeepList> select(const Observation& observation);
 
  private:

@@ -186,6 +186,11 @@ class Planner {
 
 }  // namespace
 
+std::int32_t plan_block_rows(const Context& context) {
+  constexpr std::int32_t kCpu = 64;
+  return context.backend == Backend::kCpu ? kCpu : 1 << 29;
+}
+
 AttentionPlan make_plan(const FrameTable& table, const PlanRequest& request) {
   PUREKV_ASSERT(request.block_rows > 0);
   PUREKV_ASSERT(request.pattern != Pattern::kLocal || request.local_window > 0);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "device/context.h"
 #include "flow/attention_plan.h"
 #include "flow/frame_table.h"
 #include "purekv/options.h"
@@ -15,6 +16,10 @@ struct PlanRequest {
   std::int64_t atrous_rate = 0;   ///< kAtrous: (i - j) mod a == 0
   std::int32_t block_rows = 64;   ///< most query rows a block
 };
+
+/// Query rows of a block that the context's attention works best from: the CPU takes blocks as they are, a GPU
+/// cuts them itself.
+std::int32_t plan_block_rows(const Context& context);
 
 /// Causal always; under every sparse pattern text sees all before it and is seen by all after it,
 /// and a visual row sees visual rows of its own clip only.

@@ -12,7 +12,7 @@ from helpers import PROGRAM, load_trace, one_error_line, run
 
 pytestmark = pytest.mark.usefixtures("purekv_bin")
 
-ENGINE = "--model --device --dtype --threads"
+ENGINE = "--model --device --dtype --weights --threads"
 MEDIA = "--fps --frames --frame-rate --min-pixels --max-pixels --total-pixels --start --end"
 PROMPT = "--system --max-tokens --temp --top-p --top-k --seed --repetition-penalty --ignore-eos"
 COMPRESSION = ("--preset --method --budget --budget-base --window --sinks --score --clie-layer --row-reduce "
@@ -20,7 +20,7 @@ COMPRESSION = ("--preset --method --budget --budget-base --window --sinks --scor
 ATTENTION = "--attention --sparse-from --local-window --atrous-rate"
 ASK = f"{ENGINE} {MEDIA} {PROMPT} {COMPRESSION} {ATTENTION} --prefill-chunk"
 FLAGS = {
-    "ask": f"{ASK} --json --trace --quiet",
+    "ask": f"{ASK} --ids --json --trace --quiet",
     "inspect": f"{ENGINE} {MEDIA} --json",
     "tokenize": "--model --special --decode",
     "bench": ("--shape --layers --hidden --heads --kv-heads --head-dim --ffn --tokens --frames --tokens-per-frame "

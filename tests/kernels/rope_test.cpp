@@ -24,28 +24,40 @@ struct Tables {
   }
 };
 
-/// Rows of several heads to [heads][rows][head_dim + pad], as a layer's cache scratch takes them.
+/// A fused projection to queries and to [kv_heads][rows][head_dim + pad] keys and values.
 struct Problem {
-  std::int64_t rows, heads, head_dim, pad;
-  std::vector<float> x;
+  std::int64_t rows, pad;
+  HeadShape shape;
+  std::vector<float> qkv;
   Tables tables;
-  Problem(std::int64_t r, std::int64_t h, std::int64_t d, std::int64_t p)
-      : rows(r), heads(h), head_dim(d), pad(p), x(random_floats(r * h * d, 3)), tables(r, d / 2) {}
+  Problem(std::int64_t r, const HeadShape& s, std::int64_t p)
+      : rows(r), pad(p), shape(s), qkv(random_floats(r * width(), 3)), tables(r, s.head_dim / 2) {}
 
-  [[nodiscard]] RopeParams params(std::vector<std::byte>& out, DType type, bool rotate) const {
-    return {.x = {x.data(), DType::kF32, rows, heads * head_dim, heads * head_dim},
-            .cos = rotate ? tables.cos.data() : nullptr,
-            .sin = rotate ? tables.sin.data() : nullptr,
-            .heads = heads,
-            .head_dim = head_dim,
-            .out = out.data(),
-            .out_dtype = type,
-            .head_stride = rows * (head_dim + pad),
-            .row_stride = head_dim + pad};
-  }
-  [[nodiscard]] std::vector<std::byte> poisoned(DType type) const {
-    return std::vector<std::byte>(static_cast<std::size_t>(heads * rows * (head_dim + pad)) * size_of(type),
-                                  std::byte{0xA5});
+  [[nodiscard]] std::int64_t width() const { return (shape.heads + 2 * shape.kv_heads) * shape.head_dim; }
+};
+
+struct Result {
+  std::vector<float> q;
+  std::vector<std::byte> keys, values;
+
+  Result(const Problem& p, DType type)
+      : q(static_cast<std::size_t>(p.rows * p.shape.heads * p.shape.head_dim), -7.0F),
+        keys(static_cast<std::size_t>(p.shape.kv_heads * p.rows * (p.shape.head_dim + p.pad)) * size_of(type),
+             std::byte{0xA5}),
+        values(keys) {}
+
+  RopeSplitParams params(const Problem& p, DType type) {
+    const std::int64_t wide = p.shape.heads * p.shape.head_dim;
+    return {.shape = p.shape,
+            .qkv = {p.qkv.data(), DType::kF32, p.rows, p.width(), p.width()},
+            .cos = p.tables.cos.data(),
+            .sin = p.tables.sin.data(),
+            .q = {q.data(), DType::kF32, p.rows, wide, wide},
+            .keys = keys.data(),
+            .values = values.data(),
+            .kv_dtype = type,
+            .head_stride = p.rows * (p.shape.head_dim + p.pad),
+            .row_stride = p.shape.head_dim + p.pad};
   }
 };
 
@@ -53,31 +65,36 @@ float value_at(const std::vector<std::byte>& bytes, DType type, std::int64_t i) 
   return type == DType::kF32 ? load_element<float>(bytes.data(), i) : to_float(load_element<BFloat16>(bytes.data(), i));
 }
 
-void expect_same(const Problem& p, DType type, bool rotate, int threads) {
-  std::vector<std::byte> got = p.poisoned(type);
-  std::vector<std::byte> expected = p.poisoned(type);
-  rope_store({.threads = threads}, p.params(got, type, rotate));
-  rope_store_reference(p.params(expected, type, rotate));
-  if (!rotate) {
-    ASSERT_EQ(got, expected) << "head_dim " << p.head_dim;
-    return;
-  }
-  // A value within float32's rounding of a bf16 tie may fall on either side: one step of 2^-8.
+/// A value within float32's rounding of a bf16 tie may fall on either side: one step of 2^-8.
+void expect_near(double got, double want, DType type) {
   const double relative = type == DType::kF32 ? 1e-6 : 1.0 / 128;
-  for (std::int64_t i = 0; i < p.heads * p.rows * (p.head_dim + p.pad); ++i) {
-    const double want = value_at(expected, type, i);
-    if (i % (p.head_dim + p.pad) < p.head_dim)
-      ASSERT_NEAR(value_at(got, type, i), want, relative * std::abs(want) + 1e-6) << "head_dim " << p.head_dim;
+  ASSERT_NEAR(got, want, relative * std::abs(want) + 1e-6);
+}
+
+void expect_same(const Problem& p, DType type, int threads) {
+  Result got(p, type);
+  Result expected(p, type);
+  rope_split({.threads = threads}, got.params(p, type));
+  rope_split_reference(expected.params(p, type));
+  SCOPED_TRACE(testing::Message() << "head_dim " << p.shape.head_dim << " rows " << p.rows);
+  for (std::size_t i = 0; i < got.q.size(); ++i) expect_near(got.q[i], expected.q[i], DType::kF32);
+  ASSERT_EQ(got.values, expected.values) << "values are only stored";
+  const std::int64_t step = p.shape.head_dim + p.pad;
+  for (std::int64_t i = 0; i < p.shape.kv_heads * p.rows * step; ++i) {
+    const double want = value_at(expected.keys, type, i);
+    if (i % step < p.shape.head_dim)
+      expect_near(value_at(got.keys, type, i), want, type);
     else
-      ASSERT_EQ(value_at(got, type, i), want) << "between rows";
+      ASSERT_EQ(value_at(got.keys, type, i), want) << "between rows";
   }
 }
 
 TEST(Rope, EveryHeadDimAndType) {
   for (const std::int64_t head_dim : {2, 4, 6, 8, 10, 14, 16, 18, 30, 32, 34, 64, 80, 128, 130, 256})
-    for (const DType type : {DType::kF32, DType::kBF16})
-      for (const bool rotate : {true, false}) expect_same(Problem(5, 3, head_dim, 2), type, rotate, 2);
-  for (const std::int64_t odd : {1, 3, 15, 17}) expect_same(Problem(4, 2, odd, 0), DType::kBF16, false, 1);
+    for (const DType type : {DType::kF32, DType::kBF16}) {
+      expect_same(Problem(5, {6, 3, head_dim}, 2), type, 2);
+      expect_same(Problem(3, {2, 2, head_dim}, 0), type, 1);
+    }
 }
 
 TEST(Rope, EveryVariantRoundsToTheNearest) {
@@ -93,30 +110,28 @@ TEST(Rope, EveryVariantRoundsToTheNearest) {
   }
 }
 
-TEST(Rope, InPlaceEqualsApart) {
+TEST(Rope, QueriesInPlaceEqualApart) {
   for (const std::int64_t head_dim : {2, 12, 64, 80}) {
-    const Problem p(70, 4, head_dim, 0);
-    std::vector<float> apart(p.x.size());
-    std::vector<float> in_place = p.x;
-    RopeParams params{.x = {p.x.data(), DType::kF32, 70, 4 * head_dim, 4 * head_dim},
-                      .cos = p.tables.cos.data(),
-                      .sin = p.tables.sin.data(),
-                      .heads = 4,
-                      .head_dim = head_dim,
-                      .out = apart.data(),
-                      .head_stride = head_dim,
-                      .row_stride = 4 * head_dim};
-    rope_store({.threads = 2}, params);
-    params.x.data = params.out = in_place.data();
-    rope_store({.threads = 3}, params);
-    EXPECT_EQ(apart, in_place);
-    EXPECT_NE(apart, p.x);
+    const Problem p(70, {4, 2, head_dim}, 0);
+    Result apart(p, DType::kF32);
+    rope_split({.threads = 2}, apart.params(p, DType::kF32));
+    Problem own = p;
+    Result in_place(p, DType::kF32);
+    RopeSplitParams params = in_place.params(own, DType::kF32);
+    params.q = {own.qkv.data(), DType::kF32, p.rows, 4 * head_dim, p.width()};
+    rope_split({.threads = 3}, params);
+    for (std::int64_t r = 0; r < p.rows; ++r)
+      for (std::int64_t i = 0; i < 4 * head_dim; ++i)
+        ASSERT_EQ(own.qkv[static_cast<std::size_t>(r * p.width() + i)],
+                  apart.q[static_cast<std::size_t>(r * 4 * head_dim + i)]);
+    EXPECT_EQ(in_place.keys, apart.keys);
+    EXPECT_EQ(in_place.values, apart.values);
   }
 }
 
 TEST(Rope, ManyRowsOnAnyThreads) {
-  for (const int threads : {1, 2, 5}) expect_same(Problem(900, 2, 80, 0), DType::kBF16, true, threads);
-  expect_same(Problem(0, 2, 80, 0), DType::kF32, true, 2);
+  for (const int threads : {1, 2, 5}) expect_same(Problem(900, {2, 1, 80}, 0), DType::kBF16, threads);
+  expect_same(Problem(0, {2, 1, 80}, 0), DType::kF32, 2);
 }
 
 }  // namespace

@@ -58,13 +58,13 @@ TEST(RopeTable, EachFrequencyTurnsByItsSectionsAxis) {
   config.mrope_section = {2, 3, 3};
   Positions p;
   p.axis = {std::vector<std::int32_t>{5}, {7}, {11}};
-  const RopeTable table = make_rope_table(config, p);
-  ASSERT_EQ(table.cos.size(), 8U);
+  const RopeTable table = make_rope_table(Context{}, config, p);
+  ASSERT_EQ(table.half, 8);
   for (std::size_t j = 0; j < 8; ++j) {
     const double position = j < 2 ? 5 : j < 5 ? 7 : 11;
     const double angle = position * std::pow(100.0, -2.0 * static_cast<double>(j) / 16.0);
-    EXPECT_NEAR(table.cos[j], std::cos(angle), 1e-5) << j;
-    EXPECT_NEAR(table.sin[j], std::sin(angle), 1e-5) << j;
+    EXPECT_NEAR(table.cos_row(0)[j], std::cos(angle), 1e-5) << j;
+    EXPECT_NEAR(table.sin_row(0)[j], std::sin(angle), 1e-5) << j;
   }
 }
 
@@ -72,12 +72,15 @@ TEST(VisionRopeTable, RowsFollowMergeBlocks) {
   VisionConfig config;
   config.hidden = 16;
   config.heads = 2;
-  const RopeTable table = make_vision_rope_table(config, 2, 4);
-  ASSERT_EQ(table.cos.size(), 8U * 4U);
-  const std::vector<std::pair<int, int>> order = {{0, 0}, {0, 1}, {1, 0}, {1, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}};
-  for (std::size_t row = 0; row < order.size(); ++row) {
-    EXPECT_FLOAT_EQ(table.cos[row * 4], std::cos(static_cast<float>(order[row].first))) << row;
-    EXPECT_FLOAT_EQ(table.cos[row * 4 + 2], std::cos(static_cast<float>(order[row].second))) << row;
+  const std::vector<std::int32_t> cells = {1, 0};
+  const RopeTable table = make_vision_rope_table(Context{}, config, 4, cells, 2);
+  ASSERT_EQ(table.rows, 16);
+  ASSERT_EQ(table.half, 4);
+  const std::vector<std::pair<int, int>> order = {{0, 2}, {0, 3}, {1, 2}, {1, 3}, {0, 0}, {0, 1}, {1, 0}, {1, 1}};
+  for (std::size_t row = 0; row < 16; ++row) {
+    const float* cos = table.cos_row(static_cast<std::int64_t>(row));
+    EXPECT_FLOAT_EQ(cos[0], std::cos(static_cast<float>(order[row % 8].first))) << row;
+    EXPECT_FLOAT_EQ(cos[2], std::cos(static_cast<float>(order[row % 8].second))) << row;
   }
 }
 

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -7,6 +9,8 @@
 #include <optional>
 #include <vector>
 
+#include "device/transfer.h"
+#include "model/decode_session.h"
 #include "model/decoder.h"
 #include "model/weights.h"
 #include "purekv/error.h"
@@ -33,8 +37,8 @@ ModelConfig tiny_config() {
 struct Fixture {
   ModelConfig config = tiny_config();
   Context context;
-  RandomModel model = random_model(config, DType::kF32, true, false);
-  Decoder decoder{context, config.text, model.language};
+  LanguageWeights weights = random_language(context, config.text, DType::kF32);
+  Decoder decoder{context, config.text, weights};
   FrameTable table = make_table(4, {{5, 3, 3}}, 0, 6);
   AttentionPlan dense = make_plan(table, {});
   AttentionPlan sparse = make_plan(table, {.pattern = Pattern::kSpatialTemporal});
@@ -46,7 +50,7 @@ struct Fixture {
       axis.resize(static_cast<std::size_t>(table.rows));
       std::iota(axis.begin(), axis.end(), 0);
     }
-    rope = make_rope_table(config.text, positions);
+    rope = make_rope_table(context, config.text, positions);
   }
 };
 
@@ -63,6 +67,14 @@ struct Setting {
   LayerHook hook = {};
   bool lse = false;
 };
+
+/// Logits after one more token.
+std::vector<float> decode(const Fixture& f, KvCache& cache, std::int32_t id, std::int32_t position) {
+  DecodeSession session(f.decoder, {&cache}, std::array{position});
+  upload(f.context, session.ids(), &id, sizeof id);
+  session.step(std::array{position});
+  return to_host<float>(f.context, session.logits().data, f.config.text.vocab);
+}
 
 Outcome run(const Fixture& f, const Setting& setting) {
   const TextConfig& text = f.config.text;
@@ -86,30 +98,42 @@ Outcome run(const Fixture& f, const Setting& setting) {
   prefill.last_logits({outcome.logits.data(), DType::kF32, 1, text.vocab, text.vocab});
   outcome.kept = cache.bytes_used();
   outcome.peak = cache.counter()->peak();
-  outcome.next_logits.assign(outcome.logits.size(), std::nanf(""));
-  f.decoder.decode_step(5, f.table.rows, f.table.rows, cache,
-                        {outcome.next_logits.data(), DType::kF32, 1, text.vocab, text.vocab});
+  outcome.next_logits = decode(f, cache, 5, f.table.rows);
   return outcome;
+}
+
+/// A hook's own memory of slots, [2 heads][stride].
+CompactionPlan plan_of(std::vector<std::int32_t>& memory, const std::array<std::vector<std::int32_t>, 2>& slots) {
+  CompactionPlan plan;
+  const std::size_t stride = std::max(slots[0].size(), slots[1].size());
+  memory.assign(2 * stride, 0);
+  for (std::size_t head = 0; head < 2; ++head) {
+    std::copy(slots[head].begin(), slots[head].end(), memory.begin() + static_cast<std::ptrdiff_t>(head * stride));
+    plan.keep.counts.push_back(static_cast<std::int64_t>(slots[head].size()));
+  }
+  plan.keep.slots = memory.data();
+  plan.keep.slot_stride = static_cast<std::int64_t>(stride);
+  return plan;
 }
 
 /// Keeps every third row of head 0 and every fourth of head 1, and the last.
 std::optional<CompactionPlan> keep_few(const Observation& seen) {
-  CompactionPlan plan;
-  for (std::int32_t head = 0; head < 2; ++head) {
-    auto& slots = plan.keep.slots.emplace_back();
+  static std::vector<std::int32_t> memory;
+  std::array<std::vector<std::int32_t>, 2> slots;
+  for (std::int32_t head = 0; head < 2; ++head)
     for (std::int32_t row = 0; row < seen.table->rows; ++row)
-      if (row % (3 + head) == 0 || row + 1 == seen.table->rows) slots.push_back(row);
-  }
-  return plan;
+      if (row % (3 + head) == 0 || row + 1 == seen.table->rows) slots[static_cast<std::size_t>(head)].push_back(row);
+  return plan_of(memory, slots);
 }
 
 std::optional<CompactionPlan> keep_all(const Observation& seen) {
-  CompactionPlan plan;
-  for (int head = 0; head < 2; ++head) {
-    auto& slots = plan.keep.slots.emplace_back(static_cast<std::size_t>(seen.table->rows));
-    std::iota(slots.begin(), slots.end(), 0);
+  static std::vector<std::int32_t> memory;
+  std::array<std::vector<std::int32_t>, 2> slots;
+  for (auto& one : slots) {
+    one.resize(static_cast<std::size_t>(seen.table->rows));
+    std::iota(one.begin(), one.end(), 0);
   }
-  return plan;
+  return plan_of(memory, slots);
 }
 
 TEST(Prefill, FirstTokenIsTheSameBitsWhateverIsKeptOrSeen) {
@@ -196,7 +220,7 @@ TEST(Decode, EqualsPrefillOfTheLongerPrompt) {
     axis.resize(static_cast<std::size_t>(rows) + 1);
     std::iota(axis.begin(), axis.end(), 0);
   }
-  const RopeTable rope = make_rope_table(text, positions);
+  const RopeTable rope = make_rope_table(f.context, text, positions);
   const auto logits_of = [&](std::vector<float> x, std::int32_t l, bool then_decode) {
     const FrameTable table = make_frame_table(l, {});
     const AttentionPlan plan = make_plan(table, {});
@@ -210,10 +234,8 @@ TEST(Decode, EqualsPrefillOfTheLongerPrompt) {
     while (!prefill.done()) prefill.step({}, false);
     std::vector<float> logits(static_cast<std::size_t>(text.vocab));
     const MatrixView out{logits.data(), DType::kF32, 1, text.vocab, text.vocab};
-    if (then_decode)
-      f.decoder.decode_step(42, l, l, cache, out);
-    else
-      prefill.last_logits(out);
+    if (then_decode) return decode(f, cache, 42, l);
+    prefill.last_logits(out);
     return logits;
   };
   const std::vector<float> decoded = logits_of(prompt, rows, true);

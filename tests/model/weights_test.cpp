@@ -84,15 +84,15 @@ TEST(Weights, BindEveryTensor) {
   write_model(directory, tensor_shapes());
   const ModelConfig config = load_config(directory.path());
   const Checkpoint checkpoint = Checkpoint::open(directory.path());
-  const LanguageWeights language = bind_language(checkpoint, config.text);
+  const LanguageWeights language = bind_language(Context{}, checkpoint, config.text);
   ASSERT_EQ(language.layers.size(), 2U);
   EXPECT_EQ(language.head.data, language.embed.data);
-  EXPECT_EQ(language.norm[63], 63.0F);
+  EXPECT_EQ(language.norm.as<float>()[63], 63.0F);
   EXPECT_EQ(language.layers[1].k.weight.rows, 32);
-  EXPECT_EQ(language.layers[1].k.bias[31], 31.0F);
-  EXPECT_EQ(language.layers[0].o.bias_or_null(), nullptr);
+  EXPECT_EQ(language.layers[1].k.bias.as<float>()[31], 31.0F);
+  EXPECT_EQ(language.layers[0].o.operand().bias, nullptr);
   EXPECT_EQ(language.layers[0].down.weight.cols, 160);
-  const VisionWeights vision = bind_vision(checkpoint, config.vision);
+  const VisionWeights vision = bind_vision(Context{}, checkpoint, config.vision);
   ASSERT_EQ(vision.blocks.size(), 2U);
   EXPECT_EQ(vision.patch_embed.cols, 1176);
   EXPECT_EQ(vision.patch_embed.dtype, DType::kBF16);
@@ -106,8 +106,8 @@ TEST(Weights, EveryTensorIsNeededInItsShape) {
   const auto bind = [&] {
     const ModelConfig config = load_config(directory.path());
     const Checkpoint checkpoint = Checkpoint::open(directory.path());
-    bind_language(checkpoint, config.text);
-    bind_vision(checkpoint, config.vision);
+    bind_language(Context{}, checkpoint, config.text);
+    bind_vision(Context{}, checkpoint, config.vision);
   };
   for (std::size_t i = 0; i < whole.size(); ++i) {
     Shapes changed = whole;
@@ -127,12 +127,12 @@ TEST(Weights, UntiedHeadIsItsOwnTensor) {
   write_model(directory, shapes);
   ModelConfig config = load_config(directory.path());
   config.text.tied = false;
-  EXPECT_NE(input_error([&] { bind_language(Checkpoint::open(directory.path()), config.text); }).find("lm_head"),
+  EXPECT_NE(input_error([&] { bind_language(Context{}, Checkpoint::open(directory.path()), config.text); }).find("lm_head"),
             std::string::npos);
   shapes.emplace_back("lm_head.weight", std::vector<std::int64_t>{320, 64});
   write_model(directory, shapes);
   const Checkpoint checkpoint = Checkpoint::open(directory.path());
-  const LanguageWeights language = bind_language(checkpoint, config.text);
+  const LanguageWeights language = bind_language(Context{}, checkpoint, config.text);
   EXPECT_NE(language.head.data, language.embed.data);
 }
 
@@ -146,12 +146,13 @@ TEST(RandomModel, HasTheShapesOfTheConfigAndSmallValues) {
   directory.write("config.json", flat_config().dump());
   const ModelConfig config = load_config(directory.path());
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    const RandomModel model = random_model(config, dtype, true, true);
-    ASSERT_EQ(model.language.layers.size(), 2U);
-    EXPECT_EQ(model.language.layers[1].down.weight.cols, 160);
-    EXPECT_EQ(model.vision.merger_in.weight.rows, 128);
+    const LanguageWeights language = random_language(Context{}, config.text, dtype);
+    const VisionWeights vision = random_vision(Context{}, config.vision, dtype);
+    ASSERT_EQ(language.layers.size(), 2U);
+    EXPECT_EQ(language.layers[1].down.weight.cols, 160);
+    EXPECT_EQ(vision.merger_in.weight.rows, 128);
     double sum = 0, squares = 0;
-    const ConstMatrixView& m = model.language.embed;
+    const ConstMatrixView& m = language.embed;
     for (std::int64_t r = 0; r < m.rows; ++r)
       for (std::int64_t c = 0; c < m.cols; ++c) {
         const double x = at(m, r, c);
@@ -165,25 +166,26 @@ TEST(RandomModel, HasTheShapesOfTheConfigAndSmallValues) {
   }
 }
 
-TEST(RandomModel, HoldsOnlyWhatIsAskedFor) {
+TEST(RandomModel, CountsItsBytes) {
   const ScratchDirectory directory;
   directory.write("config.json", flat_config().dump());
   const ModelConfig config = load_config(directory.path());
-  const RandomModel language = random_model(config, DType::kF32, true, false);
-  const RandomModel vision = random_model(config, DType::kF32, false, true);
-  EXPECT_TRUE(language.vision.blocks.empty());
-  EXPECT_TRUE(vision.language.layers.empty());
-  EXPECT_EQ(random_model(config, DType::kF32, true, true).bytes, language.bytes + vision.bytes);
-  EXPECT_EQ(random_model(config, DType::kF32, false, false).bytes, 0);
+  const LanguageWeights wide = random_language(Context{}, config.text, DType::kF32);
+  EXPECT_EQ(wide.bytes, bytes_of(wide.owned));
+  EXPECT_EQ(random_language(Context{}, config.text, DType::kBF16).bytes * 2, wide.bytes);
 }
 
 TEST(RandomModel, IsTheSameEveryTime) {
   const ScratchDirectory directory;
   directory.write("config.json", flat_config().dump());
   const ModelConfig config = load_config(directory.path());
-  const RandomModel a = random_model(config, DType::kBF16, true, true);
-  const RandomModel b = random_model(config, DType::kBF16, true, true);
-  EXPECT_EQ(std::memcmp(a.language.embed.data, b.language.embed.data, static_cast<std::size_t>(a.bytes)), 0);
+  const LanguageWeights a = random_language(Context{}, config.text, DType::kBF16);
+  const LanguageWeights b = random_language(Context{.threads = 3}, config.text, DType::kBF16);
+  for (std::size_t i = 0; i < a.owned.size(); ++i) {
+    const MatrixView& m = a.owned[i].view();
+    EXPECT_EQ(std::memcmp(m.data, b.owned[i].view().data, static_cast<std::size_t>(m.rows * m.cols * 2)), 0);
+  }
+  EXPECT_NE(std::memcmp(a.owned[1].view().data, a.owned[2].view().data, 64), 0);
 }
 
 }  // namespace

@@ -45,6 +45,17 @@ struct Layer {
   }
 };
 
+using Slots = std::vector<std::vector<std::int32_t>>;
+
+Slots slots_of(const KeepList& keep) {
+  Slots slots;
+  for (std::size_t h = 0; h < keep.counts.size(); ++h) {
+    const std::int32_t* first = keep.slots + static_cast<std::int64_t>(h) * keep.slot_stride;
+    slots.emplace_back(first, first + keep.counts[h]);
+  }
+  return slots;
+}
+
 CompressionOptions with_budget(Score score, double percent) {
   CompressionOptions options;
   options.score = score;
@@ -139,7 +150,7 @@ TEST_P(EveryScore, ListsAscendAndCountWhatTheBudgetSays) {
           const auto keep = selector.select(rows.observe(layer));
           ASSERT_EQ(keep.has_value(), budget.compress) << edge.name;
           if (!keep) continue;
-          for (const auto& slots : keep->slots) {
+          for (const auto& slots : slots_of(*keep)) {
             ASSERT_EQ(static_cast<std::int64_t>(slots.size()), budget.rows + (video ? text : 0))
                 << edge.name << ' ' << percent << " sinks " << sinks;
             ASSERT_TRUE(std::is_sorted(slots.begin(), slots.end()));
@@ -239,9 +250,10 @@ TEST(Selector, OfEqualScoresTheLowerRowsStay) {
   options.window = 3;
   options.window_is_question = false;
   // A row of the window sees all columns alike: each column's maximum is 1 / (l - 2), the first window row's.
-  const auto keep = Selector({}, options, table).select(rows.observe(0));
+  Selector selector({}, options, table);
+  const auto keep = selector.select(rows.observe(0));
   ASSERT_TRUE(keep.has_value());
-  for (const auto& slots : keep->slots)
+  for (const auto& slots : slots_of(*keep))
     EXPECT_EQ(slots, (std::vector<std::int32_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 23, 24, 25}));
 }
 
@@ -252,7 +264,8 @@ TEST(Selector, RandomFollowsItsSeed) {
   options.method = Method::kRandom;
   const auto chosen = [&](std::uint64_t seed) {
     options.seed = seed;
-    return Selector({}, options, table).select(rows.observe(0))->slots;
+    Selector selector({}, options, table);
+    return slots_of(*selector.select(rows.observe(0)));
   };
   EXPECT_EQ(chosen(1), chosen(1));
   EXPECT_NE(chosen(1), chosen(2));

@@ -1,7 +1,6 @@
 #include "kernels/cpu/rows_reference.h"
 
 #include <cmath>
-#include <vector>
 
 namespace purekv {
 
@@ -32,28 +31,32 @@ void gelu_reference(const MatrixView& x) {
     }
 }
 
-void rope_store_reference(const RopeParams& p) {
-  const std::int64_t half = p.head_dim / 2;
-  std::vector<double> turned(static_cast<std::size_t>(p.head_dim));
-  for (std::int64_t r = 0; r < p.x.rows; ++r)
-    for (std::int64_t h = 0; h < p.heads; ++h) {
-      const float* x = p.x.row<float>(r) + h * p.head_dim;
-      turned.assign(x, x + p.head_dim);
-      for (std::int64_t j = 0; p.cos != nullptr && j < half; ++j) {
-        const double cos = p.cos[r * half + j];
-        const double sin = p.sin[r * half + j];
-        turned[static_cast<std::size_t>(j)] = x[j] * cos - x[j + half] * sin;
-        turned[static_cast<std::size_t>(j + half)] = x[j + half] * cos + x[j] * sin;
-      }
-      for (std::int64_t j = 0; j < p.head_dim; ++j) {
-        const auto value = static_cast<float>(turned[static_cast<std::size_t>(j)]);
-        const std::int64_t at = h * p.head_stride + r * p.row_stride + j;
-        if (p.out_dtype == DType::kF32)
-          static_cast<float*>(p.out)[at] = value;
+void rope_split_reference(const RopeSplitParams& p) {
+  const std::int64_t d = p.shape.head_dim;
+  const std::int64_t half = d / 2;
+  const auto put = [](void* to, DType type, std::int64_t at, double value) {
+    const auto narrow = static_cast<float>(value);
+    if (type == DType::kF32)
+      static_cast<float*>(to)[at] = narrow;
+    else
+      static_cast<BFloat16*>(to)[at] = to_bf16(narrow);
+  };
+  const std::int64_t rotated = p.shape.heads + p.shape.kv_heads;
+  for (std::int64_t r = 0; r < p.qkv.rows; ++r)
+    for (std::int64_t h = 0; h < rotated + p.shape.kv_heads; ++h)
+      for (std::int64_t j = 0; j < d; ++j) {
+        const float* x = p.qkv.row<float>(r) + h * d;
+        const double cos = p.cos[r * half + j % half];
+        const double sin = p.sin[r * half + j % half];
+        double value = x[j];
+        if (h < rotated) value = j < half ? x[j] * cos - x[j + half] * sin : x[j] * cos + x[j - half] * sin;
+        const std::int64_t kv_head = (h - p.shape.heads) % p.shape.kv_heads;
+        const std::int64_t at = kv_head * p.head_stride + r * p.row_stride + j;
+        if (h < p.shape.heads)
+          p.q.row<float>(r)[h * d + j] = static_cast<float>(value);
         else
-          static_cast<BFloat16*>(p.out)[at] = to_bf16(value);
+          put(h < rotated ? p.keys : p.values, p.kv_dtype, at, value);
       }
-    }
 }
 
 }  // namespace purekv

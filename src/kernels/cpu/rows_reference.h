@@ -23,6 +23,6 @@ void linear_reference(const Context& context, const LinearParams& params);
 void rms_norm_reference(const RmsNormParams& params);
 void swiglu_reference(const MatrixView& gate, const ConstMatrixView& up);
 void gelu_reference(const MatrixView& x);
-void rope_store_reference(const RopeParams& params);
+void rope_split_reference(const RopeSplitParams& params);
 
 }  // namespace purekv

@@ -1,0 +1,215 @@
+#include "kernels/cuda/attention_sm90.h"
+
+#include <cuda.h>
+
+#include <algorithm>
+
+#include "base/fail.h"
+#include "kernels/cuda/attention_sm90_consumer.cuh"
+#include "kernels/cuda/attention_sm90_merge.h"
+#include "kernels/cuda/attention_sm90_producer.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace purekv::cuda {
+namespace sm90 {
+
+/// A persistent block a multiprocessor: one producer warp, two consumer warpgroups. A step is 128 packed rows x 128
+/// keys: 8.4 MFLOP (D = 128) on 64 KiB of K and V, read from L2 once for all query heads of the group.
+template <int D>
+__global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Params params) {
+  extern __shared__ __align__(1024) unsigned char raw[];
+  const Shared<D> shared(raw);
+  if (threadIdx.x == 0) {
+    shared.init_barriers();
+    hopper::prefetch_map(&params.q);
+  }
+  __syncthreads();
+  // 128 x 56 + 256 x 224 registers, of 168 x 384 at the start.
+  if (threadIdx.x < 128) {
+    hopper::give_registers<56>();
+    if (threadIdx.x < 32) Producer<D>(params, shared).run();
+  } else {
+    hopper::take_registers<224>();
+    Consumer<D>(params, shared).run();
+  }
+}
+
+}  // namespace sm90
+
+namespace {
+
+using sm90::Params;
+
+/// The driver's encoder, without linking the driver.
+auto tensor_map_encoder() {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    cuda_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result),
+               "looking up cuTensorMapEncodeTiled");
+    PUREKV_ASSERT(result == cudaDriverEntryPointSuccess);
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  return encode;
+}
+
+struct Extent {
+  std::int64_t size, stride;  ///< stride in elements
+};
+
+/// A bf16 tensor [z][y][dims], read in boxes of {64, y_box, z_box}; what lies past its end reads as zero.
+CUtensorMap make_map(const void* data, std::int64_t dims, Extent y, Extent z, std::int64_t y_box, std::int64_t z_box) {
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(dims), static_cast<cuuint64_t>(y.size),
+                               static_cast<cuuint64_t>(z.size)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(y.stride) * 2, static_cast<cuuint64_t>(z.stride) * 2};
+  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(y_box), static_cast<cuuint32_t>(z_box)};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  CUtensorMap map;
+  const CUresult result = tensor_map_encoder()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides, box, steps,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  PUREKV_ASSERT(result == CUDA_SUCCESS);
+  return map;
+}
+
+std::int64_t elements_between(const void* from, const void* to) {
+  return (static_cast<const std::byte*>(to) - static_cast<const std::byte*>(from)) / 2;
+}
+
+/// Elements from head to head; of one head, anything legal.
+std::int64_t head_stride(const KvView& view, const void* KvHeadView::* which) {
+  if (view.heads.size() < 2) return view.heads[0].rows * view.heads[0].stride;
+  return elements_between(view.heads[0].*which, view.heads[1].*which);
+}
+
+bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
+
+/// One allocation with a constant head stride, so that one tensor map holds all heads.
+bool is_one_tensor(const KvView& view, std::int64_t head_dim) {
+  const KvHeadView& first = view.heads[0];
+  for (const auto which : {&KvHeadView::k, &KvHeadView::v}) {
+    const std::int64_t stride = head_stride(view, which);
+    if (stride <= 0 || stride % 8 != 0 || !is_aligned(first.*which)) return false;
+    for (std::size_t h = 0; h < view.heads.size(); ++h)
+      if (elements_between(first.*which, view.heads[h].*which) != static_cast<std::int64_t>(h) * stride) return false;
+  }
+  for (const KvHeadView& head : view.heads)
+    if (head.rows != first.rows || head.stride != first.stride) return false;
+  return first.rows > 0 && first.stride >= head_dim && first.stride % 8 == 0;
+}
+
+bool has_unit_steps(const AttentionPlan& plan) {
+  for (const QueryBlock& block : plan.blocks)
+    if (block.step != 1) return false;
+  for (const KeyRange& range : plan.ranges)
+    if (range.step != 1) return false;
+  return true;
+}
+
+void make_maps(const AttentionParams& p, Params& to) {
+  const HeadShape& shape = p.shape;
+  to.q = make_map(p.q.data, shape.head_dim, {shape.heads, shape.head_dim}, {p.q.rows, p.q.stride}, shape.group(),
+                  to.tokens);
+  const KvHeadView& head = p.fresh.heads[0];
+  const Extent rows{head.rows, head.stride};
+  const Extent keys{shape.kv_heads, head_stride(p.fresh, &KvHeadView::k)};
+  const Extent values{shape.kv_heads, head_stride(p.fresh, &KvHeadView::v)};
+  for (int i = 0; i < sm90::kBoxes; ++i) {
+    to.k[i] = make_map(head.k, shape.head_dim, rows, keys, 8 << i, 1);
+    to.v[i] = make_map(head.v, shape.head_dim, rows, values, 8 << i, 1);
+  }
+}
+
+template <int D>
+void launch(const Context& context, const Params& params) {
+  constexpr std::size_t kBytes = sm90::Layout<D>::kTaken;
+  static const bool allowed = (allow_shared(sm90::attention_kernel<D>, kBytes), true);
+  static_cast<void>(allowed);
+  const int blocks = std::min(context.cuda->sms, params.items);
+  sm90::attention_kernel<D><<<blocks, sm90::kThreads, kBytes, stream_of(context)>>>(params);
+  check_launch("attention_sm90");
+}
+
+/// Columns of the compiled kernel that holds head_dim; the rest is zeros that the copy engine fills in.
+int padded_dim(std::int64_t head_dim) { return head_dim <= 64 ? 64 : head_dim <= 80 ? 80 : head_dim <= 96 ? 96 : 128; }
+
+}  // namespace
+
+bool attention_sm90_takes(const Context& context, const AttentionParams& p) {
+  const HeadShape& shape = p.shape;
+  if (context.cuda == nullptr || context.cuda->capability != 90 || context.cuda->smem_bytes < sm90::Layout<128>::kTaken)
+    return false;
+  if (p.plan == nullptr || p.fresh.heads.empty() || !p.cached.heads.empty() || !(p.scale > 0)) return false;
+  if (p.q.dtype != DType::kBF16 || p.out.dtype != DType::kBF16 || p.fresh.dtype != DType::kBF16) return false;
+  if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || shape.group() > 16) return false;
+  if (p.q.stride % 8 != 0 || p.out.stride % 8 != 0 || !is_aligned(p.q.data) || !is_aligned(p.out.data)) return false;
+  if (p.q.rows >= kFar / 2 || p.fresh.heads[0].rows >= kFar / 2) return false;
+  return is_one_tensor(p.fresh, shape.head_dim) && has_unit_steps(*p.plan);
+}
+
+void attention_sm90(const Context& context, const AttentionParams& p) {
+  const HeadShape& shape = p.shape;
+  Params to{};
+  to.kv_heads = static_cast<std::int32_t>(shape.kv_heads);
+  to.group = static_cast<std::int32_t>(shape.group());
+  to.head_dim = static_cast<std::int32_t>(shape.head_dim);
+  to.group_inverse = 65536 / to.group + 1;
+  to.tokens = sm90::kWarpgroupRows / to.group;
+  // Half of L2 is what K and V of all heads may take before heads go one after the other.
+  const std::int64_t key_bytes = 4 * shape.head_dim * shape.kv_heads;
+  const auto tiles = device_tiles(
+      context, *p.plan,
+      {.tile_rows = to.tokens * sm90::kConsumers,
+       .kv_heads = to.kv_heads,
+       .sms = context.cuda->sms,
+       .long_keys = static_cast<std::int32_t>(static_cast<std::int64_t>(context.cuda->l2_bytes) / (2 * key_bytes))});
+  to.tiles = tiles->tiles.as<const AttentionTile>();
+  to.segments = tiles->segments.as<const KeySegment>();
+  to.next = tiles->next.as<std::int32_t>();
+  to.items = tiles->tile_count * to.kv_heads;
+  to.tile_count = tiles->tile_count;
+  to.interleaved = tiles->interleaved;
+  // Every block has a first item of its own.
+  to.rounds = std::max(1, (to.items - tiles->shared) / context.cuda->sms);
+  if (to.items == 0) return;
+  to.scale = p.scale;
+  to.scale_log2 = p.scale * 1.44269504F;
+  to.out = static_cast<__nv_bfloat16*>(p.out.data);
+  to.out_stride = p.out.stride;
+  to.lse = p.lse;
+  to.lse_stride = p.q.rows;
+  make_maps(p, to);
+  const int dims = padded_dim(shape.head_dim);
+  const std::int64_t partial_rows = std::int64_t{tiles->slots} * to.kv_heads * sm90::kSlots;
+  const Buffer partial(context, partial_rows * dims * static_cast<std::int64_t>(sizeof(float)));
+  const Buffer sums(context, partial_rows * static_cast<std::int64_t>(sizeof(float2)));
+  to.partial = partial.as<float>();
+  to.partial_sums = sums.as<float2>();
+  cuda_check(cudaMemsetAsync(to.next, 0, sizeof(std::int32_t), stream_of(context)), "clearing the tile counter");
+  if (dims == 64)
+    launch<64>(context, to);
+  else if (dims == 80)
+    launch<80>(context, to);
+  else if (dims == 96)
+    launch<96>(context, to);
+  else
+    launch<128>(context, to);
+  if (tiles->split_count > 0)
+    merge_partials(context, {.splits = tiles->splits.as<const SplitRows>(),
+                             .split_count = tiles->split_count,
+                             .kv_heads = to.kv_heads,
+                             .group = to.group,
+                             .head_dim = to.head_dim,
+                             .dims = dims,
+                             .tokens = to.tokens,
+                             .scale = to.scale,
+                             .partial = to.partial,
+                             .sums = to.partial_sums,
+                             .out = to.out,
+                             .out_stride = to.out_stride,
+                             .lse = to.lse,
+                             .lse_stride = to.lse_stride});
+}
+
+}  // namespace purekv::cuda

@@ -1,0 +1,48 @@
+#include "kernels/cuda/frame_rows.h"
+
+#include <vector>
+
+#include "device/transfer.h"
+
+namespace purekv::cuda {
+namespace {
+
+/// As in kernels/value_norm.cpp: novelty links equal cells of equal grids only.
+std::vector<std::int32_t> earlier_rows(const FrameTable& table) {
+  std::vector<std::int32_t> earlier(static_cast<std::size_t>(table.rows), kTextRow);
+  for (std::size_t f = 0; f < table.frames.size(); ++f) {
+    const FrameSpan& now = table.frames[f];
+    const bool linked = f > 0 && table.frames[f - 1].clip == now.clip && table.frames[f - 1].grid_h == now.grid_h &&
+                        table.frames[f - 1].grid_w == now.grid_w;
+    for (std::int32_t cell = 0; cell < now.rows(); ++cell)
+      earlier[static_cast<std::size_t>(now.start + cell)] = linked ? table.frames[f - 1].start + cell : kNoEarlierRow;
+  }
+  return earlier;
+}
+
+std::vector<FrameTile> frame_tiles(const FrameTable& table, std::int64_t group) {
+  std::vector<FrameTile> tiles;
+  for (const FrameSpan& frame : table.frames) {
+    const auto packed = static_cast<std::int32_t>(frame.rows() * group);
+    // The last rows see the most keys: their blocks begin first.
+    for (std::int32_t first = (packed - 1) / kFrameTileRows * kFrameTileRows; first >= 0; first -= kFrameTileRows)
+      tiles.push_back({frame.start, frame.rows(), first});
+  }
+  return tiles;
+}
+
+}  // namespace
+
+std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, std::int64_t group) {
+  if (auto kept = std::dynamic_pointer_cast<const FrameRows>(table.prepared); kept && kept->group == group) return kept;
+  auto made = std::make_shared<FrameRows>();
+  made->group = group;
+  made->earlier = to_device(context, earlier_rows(table));
+  const std::vector<FrameTile> tiles = frame_tiles(table, group);
+  made->tiles = to_device(context, tiles);
+  made->tile_count = static_cast<std::int64_t>(tiles.size());
+  table.prepared = made;
+  return made;
+}
+
+}  // namespace purekv::cuda

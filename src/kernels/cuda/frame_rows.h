@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "device/buffer.h"
+#include "device/context.h"
+#include "flow/frame_table.h"
+
+namespace purekv::cuda {
+
+/// A stretch of one frame's packed rows (cells x heads of a KV group, cell-major) that one block scores.
+struct FrameTile {
+  std::int32_t start = 0;  ///< prompt row of the frame's first cell
+  std::int32_t cells = 0;
+  std::int32_t first = 0;  ///< packed row
+};
+
+inline constexpr std::int32_t kFrameTileRows = 256;
+/// Values of FrameRows::earlier that are no row.
+inline constexpr std::int32_t kNoEarlierRow = -1, kTextRow = -2;
+
+/// A frame table on the device, kept with it.
+struct FrameRows final : FrameTable::Prepared {
+  std::int64_t group = 0;
+  Buffer earlier;  ///< [rows] int32: the row of the same cell one frame earlier in a grid of the same size
+  Buffer tiles;    ///< FrameTile, longest first within a frame
+  std::int64_t tile_count = 0;
+};
+
+/// The device copy of `table` for query groups of `group` heads, made at the first call.
+std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, std::int64_t group);
+
+}  // namespace purekv::cuda

@@ -1,0 +1,224 @@
+#include <array>
+#include <memory>
+#include <numeric>
+
+#include "device/memory.h"
+#include "kernels/random_bits.h"
+#include "model/decode_session.h"
+#include "model/decoder.h"
+#include "model/vision_tower.h"
+#include "model/weights.h"
+#include "purekv/error.h"
+#include "select/selector.h"
+#include "sparse/plan.h"
+#include "support/cuda.h"
+#include "support/tables.h"
+
+namespace purekv {
+namespace {
+
+using CudaModelTest = CudaTest;
+
+TextConfig small_config() {
+  TextConfig config;
+  config.hidden = 256;
+  config.layers = 3;
+  config.ffn = 512;
+  config.vocab = 1000;
+  config.heads = {.heads = 8, .kv_heads = 2, .head_dim = 64};
+  config.mrope_section = {8, 12, 12};
+  config.tied = true;
+  return config;
+}
+
+/// One prompt on one backend: the same random weights and rows everywhere, because random_bits is.
+struct Run {
+  Context context;
+  TextConfig config = small_config();
+  LanguageWeights weights;
+  Decoder decoder;
+  FrameTable table;
+  KvCache cache;
+  std::vector<float> logits;
+
+  Run(const Context& c, FrameTable t)
+      : context(c),
+        weights(random_language(c, config, DType::kBF16)),
+        decoder(context, config, weights),
+        table(std::move(t)),
+        cache(context, config.heads, config.layers) {}
+
+  void prefill(const CompressionOptions& compression, Pattern pattern, std::int64_t chunk, std::uint64_t seed) {
+    Positions positions;
+    for (auto& axis : positions.axis) {
+      axis.resize(static_cast<std::size_t>(table.rows));
+      std::iota(axis.begin(), axis.end(), 0);
+    }
+    const RopeTable rope = make_rope_table(context, config, positions);
+    const std::int32_t block_rows = plan_block_rows(context);
+    const AttentionPlan dense = make_plan(table, {.block_rows = block_rows});
+    const AttentionPlan sparse = make_plan(table, {.pattern = pattern, .local_window = 40, .atrous_rate = 3, .block_rows = block_rows});
+    const Matrix hidden(context, DType::kF32, table.rows, config.hidden);
+    random_bits(context, hidden.view(), 1.0F, seed);
+    Selector selector(context, compression, table);
+    Prefill prefill(decoder, cache, {.hidden = hidden.view(), .rope = &rope, .table = &table, .dense = &dense,
+                                     .sparse = &sparse, .sparse_from = 1, .chunk = chunk});
+    const LayerHook hook = [&](const Observation& seen) -> std::optional<CompactionPlan> {
+      auto keep = selector.select(seen);
+      if (!keep) return std::nullopt;
+      return CompactionPlan{std::move(*keep)};
+    };
+    while (!prefill.done()) prefill.step(hook, selector.needs_lse(prefill.layer(), config.layers));
+    const Matrix out(context, DType::kF32, 1, config.vocab);
+    prefill.last_logits(out.view());
+    logits = to_host<float>(context, out.view().data, config.vocab);
+  }
+
+  /// Logits after each of some given tokens.
+  std::vector<float> decode(std::span<const std::int32_t> ids) {
+    std::vector<float> all;
+    DecodeSession session(decoder, {&cache}, std::array{table.rows});
+    std::int32_t token = table.rows;
+    for (const std::int32_t id : ids) {
+      upload(context, session.ids(), &id, sizeof id);
+      session.step(std::array{token++});
+      const auto row = to_host<float>(context, session.logits().data, config.vocab);
+      all.insert(all.end(), row.begin(), row.end());
+    }
+    return all;
+  }
+};
+
+CompressionOptions keeps(Score score, double percent) {
+  CompressionOptions options;
+  options.score = score;
+  options.budget.percent = percent;
+  if (percent == 100) options.method = Method::kFull;
+  return options;
+}
+
+/// Share of one list that is in the other.
+double overlap(const std::vector<std::int32_t>& a, const std::vector<std::int32_t>& b) {
+  std::vector<std::int32_t> both;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
+  return static_cast<double>(both.size()) / static_cast<double>(std::max<std::size_t>(1, a.size()));
+}
+
+/// bf16 activations through three random layers against float32 ones.
+constexpr double kModelBound = 2e-3;
+
+TEST_F(CudaModelTest, PrefillAndDecodeFollowTheCpu) {
+  const std::vector<std::int32_t> ids = {5, 17, 999, 0, 31, 64};
+  for (const Pattern pattern : {Pattern::kDense, Pattern::kSpatialTemporal, Pattern::kSpatial, Pattern::kTemporal,
+                                Pattern::kLocal, Pattern::kAtrous})
+    for (const double percent : {100.0, 20.0}) {
+      Run cpu(cpu_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
+      Run gpu(context_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
+      cpu.prefill(keeps(Score::kOwnFrame, percent), pattern, 512, 3);
+      gpu.prefill(keeps(Score::kOwnFrame, percent), pattern, 100, 3);
+      SCOPED_TRACE(testing::Message() << "pattern " << static_cast<int>(pattern) << " at " << percent);
+      EXPECT_LT(nmse(gpu.logits, cpu.logits), kModelBound);
+      ASSERT_EQ(gpu.cache.bytes_used(), cpu.cache.bytes_used() / 2) << "bf16 rows against float32 ones";
+      for (std::int64_t layer = 0; layer < 3; ++layer)
+        for (std::int64_t head = 0; head < 2; ++head)
+          EXPECT_GT(overlap(gpu.cache.tokens(layer, head), cpu.cache.tokens(layer, head)), 0.9) << layer << head;
+      const std::vector<float> reference = cpu.decode(ids);
+      if (percent == 100.0) EXPECT_LT(nmse(gpu.decode(ids), reference), kModelBound);
+    }
+}
+
+TEST_F(CudaModelTest, EveryScoreSelectsAndRepeatsBitForBit) {
+  for (const Score score : {Score::kOwn, Score::kClie, Score::kFrame, Score::kOwnFrame, Score::kClieFrame}) {
+    CompressionOptions options = keeps(score, 10);
+    options.clie_layer = 1;
+    std::vector<std::vector<float>> logits;
+    std::vector<std::vector<std::int32_t>> kept;
+    for (int i = 0; i < 2; ++i) {
+      Run gpu(context_, make_table(3, {{5, 6, 7}}, 0, 40));
+      gpu.prefill(options, Pattern::kSpatialTemporal, 64, 8);
+      kept.push_back(gpu.cache.tokens(2, 1));
+      logits.push_back(gpu.decode(std::vector<std::int32_t>{1, 2, 3}));
+    }
+    EXPECT_EQ(logits[0], logits[1]);
+    EXPECT_EQ(kept[0], kept[1]);
+    for (const float x : logits[0]) ASSERT_TRUE(std::isfinite(x));
+  }
+}
+
+TEST_F(CudaModelTest, ABatchDecodesAsItsSequencesAlone) {
+  std::vector<std::unique_ptr<Run>> runs;
+  std::vector<std::vector<float>> alone;
+  for (const std::int32_t rows : {9, 300, 61, 1}) {
+    const CompressionOptions options = keeps(Score::kOwn, rows > 100 ? 20 : 100);
+    Run single(context_, make_frame_table(rows, {}));
+    single.prefill(options, Pattern::kDense, 512, 5);
+    alone.push_back(single.decode(std::vector<std::int32_t>{4, 4, 4}));
+    runs.push_back(std::make_unique<Run>(context_, make_frame_table(rows, {})));
+    runs.back()->prefill(options, Pattern::kDense, 512, 5);
+  }
+  std::vector<KvCache*> caches;
+  std::vector<std::int32_t> positions;
+  for (const auto& run : runs) {
+    caches.push_back(&run->cache);
+    positions.push_back(run->table.rows);
+  }
+  DecodeSession session(runs.front()->decoder, caches, positions);
+  const std::vector<std::int32_t> ids(runs.size(), 4);
+  for (std::int64_t step = 0; step < 3; ++step) {
+    upload(context_, session.ids(), ids.data(), static_cast<std::int64_t>(ids.size() * sizeof(std::int32_t)));
+    session.step(positions);
+    for (std::int32_t& position : positions) ++position;
+    const auto logits = to_host<float>(context_, session.logits().data, 4 * 1000);
+    for (std::size_t s = 0; s < runs.size(); ++s) {
+      const std::vector<float> got(logits.begin() + static_cast<std::ptrdiff_t>(s * 1000), logits.begin() + static_cast<std::ptrdiff_t>(s * 1000 + 1000));
+      const std::vector<float> want(alone[s].begin() + step * 1000, alone[s].begin() + step * 1000 + 1000);
+      EXPECT_LT(nmse(got, want), 1e-4) << "sequence " << s << " step " << step;
+    }
+  }
+}
+
+TEST_F(CudaModelTest, VisionTowerFollowsTheCpu) {
+  VisionConfig config;
+  config.depth = 3;
+  config.hidden = 320;
+  config.heads = 4;
+  config.ffn = 448;
+  config.out_hidden = 256;
+  config.full_layers = {1};
+  const VisionWeights left = random_vision(cpu_, config, DType::kBF16);
+  const VisionWeights right = random_vision(context_, config, DType::kBF16);
+  VisionTower cpu(cpu_, config, left);
+  VisionTower gpu(context_, config, right);
+  for (const auto& [h, w, slices] : {std::array<std::int64_t, 3>{12, 20, 3}, {2, 2, 1}, {10, 6, 2}}) {
+    const std::int64_t rows = h * w * slices;
+    const Matrix a(cpu_, DType::kF32, rows, config.patch_values());
+    const Matrix b(context_, DType::kF32, rows, config.patch_values());
+    random_bits(cpu_, a.view(), 1.0F, 7);
+    random_bits(context_, b.view(), 1.0F, 7);
+    const Matrix reference(cpu_, DType::kF32, rows / 4, config.out_hidden);
+    const Matrix out(context_, DType::kF32, rows / 4, config.out_hidden);
+    cpu.encode(h, w, slices, a.view(), reference.view());
+    gpu.encode(h, w, slices, b.view(), out.view());
+    const std::int64_t size = rows / 4 * config.out_hidden;
+    EXPECT_LT(nmse(to_host<float>(context_, out.view().data, size), to_host<float>(cpu_, reference.view().data, size)), kModelBound) << h << "x" << w;
+  }
+}
+
+TEST_F(CudaModelTest, OutOfMemoryIsAnErrorAndTheDeviceStaysUsable) {
+  const std::int64_t before = available_bytes(context_);
+  try {
+    const Buffer huge(context_, std::int64_t{1} << 45);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kResource);
+    EXPECT_NE(std::string(error.what()).find(std::to_string(std::int64_t{1} << 45)), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("--budget"), std::string::npos);
+  }
+  Run gpu(context_, make_frame_table(20, {}));
+  gpu.prefill(keeps(Score::kOwn, 100), Pattern::kDense, 512, 5);
+  for (const float x : gpu.logits) ASSERT_TRUE(std::isfinite(x));
+  EXPECT_NEAR(static_cast<double>(available_bytes(context_)), static_cast<double>(before), 1e9);
+}
+
+}  // namespace
+}  // namespace purekv

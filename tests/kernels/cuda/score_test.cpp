@@ -1,0 +1,144 @@
+#include "kernels/score.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "support/cuda.h"
+#include "support/random.h"
+#include "support/tables.h"
+
+namespace purekv {
+namespace {
+
+constexpr double kMostNmse = 5e-4;
+
+/// Queries and keys of one layer, bf16 on the device and the same values as float32 on the host.
+struct Layer {
+  HeadShape shape;
+  std::int64_t rows;
+  std::vector<float> q, k;
+  Buffer device_q, device_k;
+
+  Layer(const Context& context, const HeadShape& s, std::int64_t l, float key_norm, std::mt19937& random)
+      : shape(s),
+        rows(l),
+        q(normal_floats(l * s.heads * s.head_dim, random)),
+        k(normal_floats(l * s.kv_heads * s.head_dim, random, key_norm)),
+        device_q(to_device(context, round_to_bf16(q))),
+        device_k(to_device(context, round_to_bf16(k))) {}
+
+  [[nodiscard]] float scale() const { return 1.0F / std::sqrt(static_cast<float>(shape.head_dim)); }
+  [[nodiscard]] ConstMatrixView queries(bool device) const {
+    const std::int64_t width = shape.heads * shape.head_dim;
+    if (device) return {device_q.data(), DType::kBF16, rows, width, width};
+    return {q.data(), DType::kF32, rows, width, width};
+  }
+  [[nodiscard]] KvView kv(bool device) const {
+    if (!device) return kv_view(shape, rows, k, k);
+    KvView view{DType::kBF16, {}};
+    for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
+      const auto* keys = device_k.as<std::uint16_t>() + h * rows * shape.head_dim;
+      view.heads.push_back({keys, keys, rows, shape.head_dim});
+    }
+    return view;
+  }
+};
+
+class CudaScore : public CudaTest {
+ protected:
+  /// `hidden` lowers every row's log-sum-exp, as a pattern that hides keys of its own frame does.
+  void expect_frames(const std::string& name, const HeadShape& shape, const FrameTable& table, float key_norm,
+                     float hidden) {
+    const Layer layer(context_, shape, table.rows, key_norm, random_);
+    std::vector<float> lse = normal_floats(shape.heads * table.rows, random_);
+    for (float& x : lse) x += std::log(static_cast<float>(table.rows)) + key_norm * key_norm - hidden;
+    const Buffer device_lse = to_device(context_, lse);
+    const std::int64_t count = shape.kv_heads * table.rows;
+    std::vector<float> local(static_cast<std::size_t>(count));
+    std::vector<float> self = local;
+    FrameScoreParams p{.shape = shape,
+                       .scale = layer.scale(),
+                       .table = &table,
+                       .q = layer.queries(false),
+                       .kv = layer.kv(false),
+                       .lse = lse.data(),
+                       .local = local.data(),
+                       .self = self.data()};
+    frame_score(cpu_, p);
+    const Buffer out_local = poisoned(context_, count * 4);
+    const Buffer out_self = poisoned(context_, count * 4);
+    p = {.shape = shape,
+         .scale = layer.scale(),
+         .table = &table,
+         .q = layer.queries(true),
+         .kv = layer.kv(true),
+         .lse = device_lse.as<float>(),
+         .local = out_local.as<float>(),
+         .self = out_self.as<float>()};
+    frame_score(context_, p);
+    const auto got_local = to_host<float>(context_, out_local.data(), count);
+    const auto got_self = to_host<float>(context_, out_self.data(), count);
+    EXPECT_LE(nmse(got_local, local), kMostNmse) << name;
+    EXPECT_LE(nmse(got_self, self), kMostNmse) << name;
+    frame_score(context_, p);
+    EXPECT_EQ(to_host<float>(context_, out_local.data(), count), got_local) << "the same bits from run to run";
+    EXPECT_EQ(to_host<float>(context_, out_self.data(), count), got_self);
+  }
+
+  void expect_window(const HeadShape& shape, std::int64_t rows, std::int64_t window, float key_norm) {
+    const Layer layer(context_, shape, rows, key_norm, random_);
+    const std::int64_t count = shape.kv_heads * (rows - window);
+    for (const int reductions : {0, 1, 2, 3}) {
+      std::vector<float> want(static_cast<std::size_t>(count));
+      const Buffer out = poisoned(context_, count * 4);
+      WindowScoreParams p{.shape = shape,
+                          .scale = layer.scale(),
+                          .q = layer.queries(false),
+                          .kv = layer.kv(false),
+                          .window = window,
+                          .row_max = (reductions & 1) != 0,
+                          .group_max = (reductions & 2) != 0,
+                          .out = want.data()};
+      window_score(cpu_, p);
+      p.q = layer.queries(true);
+      p.kv = layer.kv(true);
+      p.out = out.as<float>();
+      window_score(context_, p);
+      EXPECT_LE(nmse(to_host<float>(context_, out.data(), count), want), kMostNmse)
+          << rows << " rows, window " << window << ", reductions " << reductions;
+    }
+  }
+  std::mt19937 random_{7};
+};
+
+TEST_F(CudaScore, FramesOfEveryEdgeTable) {
+  for (const NamedTable& edge : edge_tables())
+    for (const float hidden : {0.0F, 20.0F, 200.0F})
+      expect_frames(edge.name, {.heads = 4, .kv_heads = 2, .head_dim = 8}, edge.table, 1, hidden);
+}
+
+TEST_F(CudaScore, FramesOfRealShapesAndOddOnes) {
+  const FrameTable even = make_table(5, {{3, 16, 16}}, 0, 9);
+  const FrameTable odd = make_table(3, {{2, 9, 7}, {4, 1, 5}}, 2, 40);
+  expect_frames("group 7", {.heads = 28, .kv_heads = 4, .head_dim = 128}, even, 1, 0);
+  expect_frames("large keys", {.heads = 28, .kv_heads = 4, .head_dim = 128}, even, 6, 0);
+  expect_frames("large frame", {.heads = 7, .kv_heads = 1, .head_dim = 128}, make_table(5, {{2, 37, 41}}, 0, 9), 1, 3);
+  for (const std::int64_t head_dim : {12, 16, 64, 80, 100, 128})
+    expect_frames("odd grids", {.heads = 9, .kv_heads = 3, .head_dim = head_dim}, odd, 2, 0);
+  expect_frames("one key head", {.heads = 32, .kv_heads = 1, .head_dim = 64}, odd, 1, 0);
+}
+
+TEST_F(CudaScore, WindowsOfAnySizeAndEveryReduction) {
+  for (const std::int64_t window : {1, 7, 16, 33, 64, 100, 300})
+    expect_window({.heads = 28, .kv_heads = 4, .head_dim = 128}, 1111, window, 1);
+  expect_window({.heads = 14, .kv_heads = 2, .head_dim = 64}, 5000, 40, 5);
+  expect_window({.heads = 6, .kv_heads = 2, .head_dim = 10}, 90, 19, 1);
+  expect_window({.heads = 4, .kv_heads = 4, .head_dim = 32}, 2, 1, 1);
+}
+
+}  // namespace
+}  // namespace purekv
