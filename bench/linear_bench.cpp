@@ -67,7 +67,9 @@ struct Operands {
     fill(out.view());
   }
   double run(const LinearIsa& isa, const Context& context) const {
-    return seconds([&] { linear_on(isa, context, {.x = x.view(), .norm = {}, .w = {.weight = weight.view()}, .out = out.view()}); });
+    return seconds([&] {
+      linear_on(isa, context, {.x = x.view(), .norm = {}, .w = {.weight = weight.view()}, .out = out.view()});
+    });
   }
 };
 

@@ -62,10 +62,18 @@ run() {
   table+=("$(printf '%-34s %7d %7d %8d %8d' "$name" "$passed" "$failed" "$skipped" $((SECONDS - begin)))")
 }
 
+# The demo model's prompts as ids and frames, for the tests that ask both backends; they are skipped by name without.
+record_prompts() {
+  [ -f build/prompts/prompts.json ] && return
+  PYTHONPATH=training python3 training/record_prompts.py --out build/prompts --per-task 25 >"$logs/prompts.log" 2>&1 ||
+    echo "gpu.sh: no prompts recorded ($logs/prompts.log); it takes a python3 with torch and tokenizers" >&2
+}
+
 run_tests() {
   local filter program tool seconds=${PUREKV_SANITIZER_SECONDS:-300}
   filter=$(gpu_suites)
   [ -n "$filter" ] || { echo "gpu.sh: no test uses support/cuda.h" >&2; exit 1; }
+  record_prompts
   for program in "$bin"/*_tests; do run "$(basename "$program")" "$filter" "$program"; done
   for tool in memcheck racecheck; do
     command -v compute-sanitizer >/dev/null || { echo "gpu.sh: no compute-sanitizer, left out" >&2; break; }

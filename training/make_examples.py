@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import tasks
-from clips import render_clip, write_clip
 from make_eval import scene_of
 from vocab import Vocab
 
@@ -24,6 +23,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("examples"))
     parser.add_argument("--vocab", type=Path, default=Path("models/demo/tokenizer.json"))
     args = parser.parse_args()
+    from clips import render_clip, write_clip  # PyAV, which record_prompts.py does without
     maker, items = tasks.Tasks(Vocab(args.vocab)), []
     for task, (name, number) in CLIPS.items():
         scene, triples = scene_of(maker, SEED + number)

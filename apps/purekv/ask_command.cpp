@@ -90,7 +90,7 @@ class AskCommand : public Command {
     const Answer answer = engine.ask(std::move(question), options, progress);
     check_interrupt();
     printer.clear();
-    const Settings settings{flags_, options, model.directory, engine.device(), quiet_};
+    const Settings settings{flags_, options, model.directory, engine.device(), quiet_, ids_};
     write_out(json_ ? dump(answer_json(settings, answer)) + "\n" : "\n");
     flush_out();
     note_demo(model, quiet_);

@@ -30,7 +30,8 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags) {
 void add_run_flags(CLI::App& app, std::optional<std::int64_t>& prefill_chunk) {
   const FlagGroup group{app, "Work"};
   bind_integer(group,
-               {"--prefill-chunk", "N", "tokens a chunk of the row-wise work (default 512, on a GPU 16384); results stay the same"},
+               {"--prefill-chunk", "N",
+                "tokens a chunk of the row-wise work (default 512, on a GPU 16384); results stay the same"},
                prefill_chunk, 1);
 }
 

@@ -103,6 +103,7 @@ Json settings_json(const Settings& settings, const Answer& answer) {
   out["preset"] = settings.options.preset;
   add_compression(out, settings.options.compression, answer);
   add_attention(out, settings.options.attention, answer);
+  out["ids"] = settings.ids.empty() ? Json(nullptr) : Json(settings.ids);
   out["json"] = true;
   out["trace"] = settings.options.trace_dir.empty() ? Json(nullptr) : Json(settings.options.trace_dir);
   out["quiet"] = settings.quiet;

@@ -23,6 +23,7 @@ struct Settings {
   std::string model_dir;
   DeviceKind device = DeviceKind::kCpu;  ///< that computed
   bool quiet = false;
+  std::string ids = {};  ///< file of --ids
 };
 
 /// Every flag of ask with underscores, as given or by default; null: the model's or the clip's own.

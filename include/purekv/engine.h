@@ -42,11 +42,11 @@ struct Answer {
   bool stopped = false;                  ///< true: eos; false: length
   std::int64_t prompt_tokens = 0, video_tokens = 0;
   std::vector<ClipInfo> media;
-  std::int64_t budget_rows = 0;  ///< B
-  std::int64_t window = 0;       ///< effective w
-  std::int64_t sparse_from = 0;  ///< effective first sparse layer
+  std::int64_t budget_rows = 0;    ///< B
+  std::int64_t window = 0;         ///< effective w
+  std::int64_t sparse_from = 0;    ///< effective first sparse layer
   std::int64_t prefill_chunk = 0;  ///< effective rows a chunk
-  GenerationOptions generation;  ///< defaults filled in; temperature 0 is greedy
+  GenerationOptions generation;    ///< defaults filled in; temperature 0 is greedy
   int threads = 0;
   KvReport kv;
   Timing time_ms;

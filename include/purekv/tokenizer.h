@@ -13,6 +13,8 @@ class Tokenizer {
  public:
   /// Throws Error(kInput) naming the file, the field and the value found.
   static Tokenizer load(const std::string& path);
+  /// Whether this build can load one (PUREKV_TEXT).
+  static bool built_in();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();

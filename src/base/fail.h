@@ -25,9 +25,9 @@ template <class... Args>
 }
 
 /// Our own bug, never reachable by user input: the message carries the place.
-#define PUREKV_ASSERT(condition)                                                     \
-  do {                                                                               \
-    if (!(condition)) ::purekv::fail_assertion(#condition, __FILE__, __LINE__);      \
+#define PUREKV_ASSERT(condition)                                                \
+  do {                                                                          \
+    if (!(condition)) ::purekv::fail_assertion(#condition, __FILE__, __LINE__); \
   } while (false)
 
 }  // namespace purekv

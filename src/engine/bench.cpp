@@ -104,7 +104,8 @@ void check_memory(const BenchRequest& r, const Context& context, const ModelConf
     bytes = element * static_cast<double>(text.layers) * static_cast<double>(layer_weights(text)) +
             std::max(2.0, element) * static_cast<double>(text.vocab) * static_cast<double>(text.hidden);
     if (decodes)  // every sequence's rows, a little room to grow and logits
-      bytes += static_cast<double>(r.batch) * (kv * static_cast<double>(kept + 32) + 4.0 * static_cast<double>(text.vocab));
+      bytes +=
+          static_cast<double>(r.batch) * (kv * static_cast<double>(kept + 32) + 4.0 * static_cast<double>(text.vocab));
     else
       bytes += static_cast<double>(prefill_bytes(context, text, rows, kept, resolve_chunk(context, r.ask)));
   } else if (r.kind == BenchKind::kVision) {

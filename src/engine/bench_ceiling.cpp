@@ -46,8 +46,11 @@ Ceiling::Ceiling(const Context& context, DType weights)
       out_(context, context.activation(), rows_, wide_),
       stream_(context, sizes_of(context).bytes),
       timer_(context) {
-  random_bits(context, x_.view(), 1.0F, 1);
-  random_bits(context, weight_.view(), weights == DType::kFp8 ? 1.0F : 0x1p-6F, 2);
+  random_normal(context, x_.view(), 1);
+  if (weights == DType::kFp8)
+    random_bits(context, weight_.view(), 1.0F, 2);
+  else
+    random_normal(context, weight_.view(), 2);
   random_bits(context, {stream_.data(), DType::kBF16, 1, stream_.bytes() / 2, stream_.bytes() / 2}, 1.0F, 3);
   if (weights == DType::kFp8) scales_ = to_device(context, std::vector<float>(static_cast<std::size_t>(wide_), 1.0F));
   measure();
@@ -77,10 +80,9 @@ double Ceiling::copy_seconds() {
 
 void Ceiling::measure() {
   timer_.start();
-  linear(context_, {.x = x_.view(),
-                    .norm = {},
-                    .w = {.weight = weight_.view(), .scales = scales_.as<float>()},
-                    .out = out_.view()});
+  linear(
+      context_,
+      {.x = x_.view(), .norm = {}, .w = {.weight = weight_.view(), .scales = scales_.as<float>()}, .out = out_.view()});
   const auto wide = static_cast<double>(wide_);
   gemm_.push_back(2.0 * static_cast<double>(rows_) * wide * wide / timer_.stop_ms() * 1e-9);
   // A GPU's copy reads half of the memory and writes the other half; both count.

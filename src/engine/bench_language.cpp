@@ -76,7 +76,7 @@ class PrefillSubject : public LanguageSubject {
   void run() override {
     for (std::int64_t b = 0; b < request_.batch; ++b) {
       KvCache cache(context_, config_.heads, config_.layers);
-      random_bits(context_, hidden_.view(), 1.0F, 5);
+      random_normal(context_, hidden_.view(), 5);
       Selector selector(context_, request_.ask.compression, table_);
       Prefill prefill(decoder_, cache,
                       {.hidden = hidden_.view(),
@@ -117,8 +117,8 @@ class DecodeSubject : public LanguageSubject {
         const std::int64_t rows = kept * config_.heads.kv_heads;
         const std::int64_t dim = config_.heads.head_dim;
         const auto seed = static_cast<std::uint64_t>(2 * (b * config_.layers + layer));
-        random_bits(context, {scratch.keys(), context.compute, rows, dim, dim}, 1.0F, seed);
-        random_bits(context, {scratch.values(), context.compute, rows, dim, dim}, 1.0F, seed + 1);
+        random_normal(context, {scratch.keys(), context.compute, rows, dim, dim}, seed);
+        random_normal(context, {scratch.values(), context.compute, rows, dim, dim}, seed + 1);
         cache->apply(layer, std::move(scratch), nullptr);
       }
     }

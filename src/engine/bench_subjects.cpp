@@ -27,15 +27,15 @@ class AttentionSubject : public Subject {
         out_(context, context.activation(), table.rows, shape_.heads * shape_.head_dim),
         batch_(r.batch) {
     const std::int64_t kv_rows = table.rows * shape_.kv_heads;
-    random_bits(context, q_.view(), 1.0F, 1);
-    random_bits(context, {scratch_.keys(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 1.0F, 2);
-    random_bits(context, {scratch_.values(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 1.0F, 3);
+    random_normal(context, q_.view(), 1);
+    random_normal(context, {scratch_.keys(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 2);
+    random_normal(context, {scratch_.values(), context.compute, kv_rows, shape_.head_dim, shape_.head_dim}, 3);
     const std::int64_t kv_bytes = 2 * kv_rows * shape_.head_dim * static_cast<std::int64_t>(size_of(context.compute));
     const auto batch = static_cast<double>(batch_);
     flops = batch * 4.0 * static_cast<double>(plan_.pairs) * static_cast<double>(shape_.heads * shape_.head_dim);
     bytes = batch * static_cast<double>(2 * q_.view().rows * q_.view().cols *
-                                               static_cast<std::int64_t>(size_of(context.activation())) +
-                                           kv_bytes);
+                                            static_cast<std::int64_t>(size_of(context.activation())) +
+                                        kv_bytes);
     kv.rows = table.rows;
     kv.bytes_full = kv.bytes_kept = kv.bytes_peak = kv_bytes;
     kv.rows_kept.emplace_back(static_cast<std::size_t>(shape_.kv_heads), table.rows);
@@ -72,10 +72,10 @@ class VisionSubject : public Subject {
     grid_h_ = h * config_.merge;
     grid_w_ = w * config_.merge;
     const std::int64_t patches = grid_h_ * grid_w_;
-    at_once_ = std::min(frames_, tower_.slices_at_once(grid_h_, grid_w_));
+    at_once_ = tower_.slices_at_once(grid_h_, grid_w_, frames_);
     patches_ = Matrix(context, DType::kF32, at_once_ * patches, config_.patch_values());
     out_ = Matrix(context, DType::kF32, at_once_ * cells, config_.out_hidden);
-    random_bits(context, patches_.view(), 1.0F, 4);
+    random_normal(context, patches_.view(), 4);
     const auto order = make_window_order(config_, grid_h_, grid_w_);
     double pairs = 0;
     for (std::size_t i = 1; i < order.starts.size(); ++i)

@@ -115,7 +115,8 @@ Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(
   s.checkpoint = Checkpoint::open(options.model_dir);
   load_weights(s, options.weights, progress);
   const std::string tokenizer = options.model_dir + "/tokenizer.json";
-  if (std::filesystem::exists(tokenizer)) s.tokenizer = Tokenizer::load(tokenizer);
+  // A build without one still answers prompts of token ids.
+  if (Tokenizer::built_in() && std::filesystem::exists(tokenizer)) s.tokenizer = Tokenizer::load(tokenizer);
   s.load_ms = ms_since(begin);
 }
 

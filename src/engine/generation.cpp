@@ -104,8 +104,7 @@ void Generation::copy_encoded(const EncodedMedia& encoded) {
   std::int64_t first = 0;
   for (std::size_t i = 0; i < encoded.media.size(); ++i) {
     const std::int64_t count = visual_rows(encoded.media[i], model_.config.vision);
-    copy_bytes(model_.context, hidden_.view().row<float>(prompt_.media_start[i]),
-               encoded.rows.view().row<float>(first),
+    copy_bytes(model_.context, hidden_.view().row<float>(prompt_.media_start[i]), encoded.rows.view().row<float>(first),
                count * model_.config.text.hidden * static_cast<std::int64_t>(sizeof(float)));
     first += count;
   }
@@ -157,10 +156,10 @@ void Generation::prefill() {
   const AttentionOptions& attention = options_.attention;
   const bool is_sparse = attention.pattern != Pattern::kDense && answer_.sparse_from < text.layers;
   if (is_sparse)
-    sparse = make_plan(
-        prompt_.table,
-        {.pattern = attention.pattern, .local_window = attention.local_window, .atrous_rate = attention.atrous_rate,
-         .block_rows = block_rows});
+    sparse = make_plan(prompt_.table, {.pattern = attention.pattern,
+                                       .local_window = attention.local_window,
+                                       .atrous_rate = attention.atrous_rate,
+                                       .block_rows = block_rows});
   Prefill prefill(decoder, cache_,
                   {.hidden = hidden_.view(),
                    .rope = &rope,

@@ -40,8 +40,7 @@ void MediaEncoder::read_slice(ClipSource& source, std::int64_t step, const Matri
   pointers.reserve(frames_.size());
   for (const auto& frame : frames_) pointers.push_back(frame.data());
   const ClipInfo& clip = source.info();
-  patchify(model_.config.preprocess,
-           {.frames = pointers, .height = clip.height, .width = clip.width, .out = patches});
+  patchify(model_.config.preprocess, {.frames = pointers, .height = clip.height, .width = clip.width, .out = patches});
 }
 
 void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* pixels) {
@@ -52,7 +51,7 @@ void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* 
   const std::int64_t cells = static_cast<std::int64_t>(clip.grid_h / vision.merge) * (clip.grid_w / vision.merge);
   const std::int64_t rows = static_cast<std::int64_t>(clip.grid_h) * clip.grid_w;
   const std::int64_t width = vision.patch_values();
-  const std::int64_t most = std::min<std::int64_t>(clip.grid_t, tower_.slices_at_once(clip.grid_h, clip.grid_w));
+  const std::int64_t most = tower_.slices_at_once(clip.grid_h, clip.grid_w, clip.grid_t);
   const Matrix patches(model_.context, DType::kF32, most * rows, width);
   staging_.resize(static_cast<std::size_t>(most * rows * width));
   frames_.resize(static_cast<std::size_t>(vision.temporal_patch));

@@ -148,7 +148,10 @@ Prompt make_prompt(const ModelConfig& config, const Tokenizer* tokenizer, const 
   if (!parts.media.empty() && !config.has_vision)
     fail(ErrorKind::kInput, "{} media given, but the model has no vision tower; ask without media", parts.media.size());
   if (parts.ids.empty() && tokenizer == nullptr)
-    fail(ErrorKind::kInput, "the model directory has no tokenizer.json; add it, or give token ids");
+    fail(ErrorKind::kInput,
+         "there is no tokenizer (tokenizer.json in the model directory, in a build with -DPUREKV_TEXT=ON); add it, or "
+         "give "
+         "token ids");
   const std::vector<std::int32_t> ids = parts.ids.empty() ? render_template(config, *tokenizer, parts) : parts.ids;
   check_ids(config, ids);
   auto rows = static_cast<std::int64_t>(ids.size() - std::min(ids.size(), parts.media.size()));

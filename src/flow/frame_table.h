@@ -29,11 +29,11 @@ struct FrameTable {
   struct Prepared {
     virtual ~Prepared() = default;
   };
-  std::int32_t rows = 0;            ///< prompt rows, l
-  std::int32_t prefix = 0;          ///< p: the first visual row; l without media
-  std::int32_t question_start = 0;  ///< q: the row after the last visual one; l without media
-  std::vector<FrameSpan> frames;    ///< ascending start
-  std::vector<RowPlace> places;     ///< [rows]
+  std::int32_t rows = 0;                       ///< prompt rows, l
+  std::int32_t prefix = 0;                     ///< p: the first visual row; l without media
+  std::int32_t question_start = 0;             ///< q: the row after the last visual one; l without media
+  std::vector<FrameSpan> frames;               ///< ascending start
+  std::vector<RowPlace> places;                ///< [rows]
   mutable std::shared_ptr<Prepared> prepared;  ///< by the first kernel that uses it; tables do not change after that
 
   /// The row of the same (row, column) cell one frame earlier in the same clip, -1 where there is

@@ -16,11 +16,11 @@ struct DecodeAttentionParams {
   ConstMatrixView qkv;         ///< [sequences, (heads + 2 kv_heads) * head_dim] context.activation(), before RoPE
   const float* cos = nullptr;  ///< [sequences, head_dim / 2] of the new rows' positions
   const float* sin = nullptr;
-  DType dtype = DType::kF32;          ///< of keys and values in the cache
-  const KvRows* rows = nullptr;       ///< [sequences, kv_heads]
-  std::int64_t most_rows = 0;         ///< no head holds more rows than this before the step; sizes the split
-  MatrixView out;                     ///< [sequences, heads * head_dim] context.activation()
-  MatrixView work;                    ///< float32, at least decode_attention_work() elements; the same at every call
+  DType dtype = DType::kF32;     ///< of keys and values in the cache
+  const KvRows* rows = nullptr;  ///< [sequences, kv_heads]
+  std::int64_t most_rows = 0;    ///< no head holds more rows than this before the step; sizes the split
+  MatrixView out;                ///< [sequences, heads * head_dim] context.activation()
+  MatrixView work;               ///< float32, at least decode_attention_work() elements; the same at every call
 };
 
 /// Elements of `work` for so many sequences and rows.
@@ -29,6 +29,7 @@ std::int64_t decode_attention_work(const Context& context, const HeadShape& shap
 
 /// Rotates q and k, writes the new key and value at KvRows::rows of every head (room for it is there; the count
 /// is the caller's to raise), and attends over the old rows and the new one. Reads each K/V row once a KV head.
+/// CUDA: `rows` and the old rows are read ahead; what is queued right before must not be a kernel that writes them.
 void decode_attention(const Context& context, const DecodeAttentionParams& params);
 
 }  // namespace purekv

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <cstdint>
 #include <array>
+#include <cstdint>
 
 #include "base/matrix.h"
 #include "device/context.h"
@@ -11,9 +11,9 @@ namespace purekv {
 
 /// What a decode step starts with, for several sequences.
 struct DecodeBeginParams {
-  ConstMatrixView table;                    ///< [vocab, hidden] embedding
-  const std::int32_t* ids = nullptr;        ///< [sequences]; a negative id reads row 0
-  const std::int32_t* positions = nullptr;  ///< [sequences] of the new rows; all three axes are equal
+  ConstMatrixView table;                     ///< [vocab, hidden] embedding
+  const std::int32_t* ids = nullptr;         ///< [sequences]; a negative id reads row 0
+  const std::int32_t* positions = nullptr;   ///< [sequences] of the new rows; all three axes are equal
   const float* inverse_frequency = nullptr;  ///< [head_dim / 2]
   std::int64_t half = 0;                     ///< head_dim / 2
   MatrixView hidden;                         ///< [sequences, hidden] float32

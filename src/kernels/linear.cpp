@@ -41,7 +41,8 @@ WeightRows weight_rows(const LinearParams& p, std::int64_t begin, std::int64_t c
 /// Few rows: every thread reads its own weights once.
 void stream_rows(const LinearIsa& isa, int threads, const LinearParams& p, const ConstMatrixView& x) {
   const std::int64_t columns = p.w.weight.rows;
-  const std::int64_t row_bytes = std::max<std::int64_t>(1, x.cols) * static_cast<std::int64_t>(size_of(p.w.weight.dtype));
+  const std::int64_t row_bytes =
+      std::max<std::int64_t>(1, x.cols) * static_cast<std::int64_t>(size_of(p.w.weight.dtype));
   const std::int64_t wanted = std::max<std::int64_t>(1, columns * row_bytes / kStreamBytes);
   // A multiple of the threads, so that none is left with an item more than the others.
   const std::int64_t items = std::min(columns, ceil_div(wanted, threads) * threads);
@@ -185,7 +186,7 @@ void linear_on(const LinearIsa& isa, const Context& context, const LinearParams&
 void linear(const Context& context, const LinearParams& params) {
   LinearParams p = params;
   PUREKV_ASSERT(p.x.cols == p.w.weight.cols && p.x.rows == p.out.rows && p.w.weight.rows == p.out.cols);
-  PUREKV_ASSERT(p.norm.weight == nullptr || (p.x.dtype == DType::kF32 && p.norm.work.rows >= p.x.rows));
+  PUREKV_ASSERT(p.norm.weight == nullptr || p.norm.work.rows >= p.x.rows);
   if (p.x.rows == 0 || p.w.weight.rows == 0) return;
   if constexpr (kHasCuda)
     if (context.backend == Backend::kCuda) return cuda::linear(context, p);

@@ -23,15 +23,15 @@ struct NormOperand {
 /// out = x W^T (+ bias) (+ out where `accumulate`).
 struct LinearParams {
   ConstMatrixView x;  ///< [rows, in] float32, or context.activation()
-  NormOperand norm;   ///< needs x in float32
+  NormOperand norm;
   LinearOperand w;
-  MatrixView out;           ///< [rows, out] float32 (the residual stream, logits), or context.activation()
-  bool accumulate = false;  ///< adds to what `out` (float32) holds: the residual stream
+  MatrixView out;           ///< [rows, out] float32 (a residual stream, logits), or context.activation()
+  bool accumulate = false;  ///< adds to what `out` holds: a residual stream
 };
 
 /// Matrix product with a checkpoint's weight. context.compute = kF32: operands as they are, float32
-/// accumulation; kBF16 (with bf16 weights): x is rounded to bf16, accumulation stays float32. fp8 weights: x is
-/// scaled by its row's largest absolute value and rounded to e4m3.
+/// accumulation; kBF16 (with bf16 weights): x is rounded to bf16, accumulation stays float32. fp8 weights: x is scaled by
+/// its row's largest absolute value and rounded to e4m3; up to 16 rows of it stay bf16.
 /// 2 rows in out FLOPs; reads in out weight elements once a call (few rows) or once a row block.
 /// No copy of a weight outlives the call. Throws Error(kInternal) on shapes that do not fit.
 void linear(const Context& context, const LinearParams& params);

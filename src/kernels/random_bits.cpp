@@ -28,4 +28,23 @@ void random_bits(const Context& context, const MatrixView& out, float magnitude,
   });
 }
 
+void random_normal(const Context& context, const MatrixView& out, std::uint64_t seed) {
+  PUREKV_ASSERT(out.stride == out.cols || out.rows <= 1);
+  PUREKV_ASSERT(out.dtype == DType::kF32 || out.dtype == DType::kBF16);
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::random_normal(context, out, seed);
+  constexpr std::int64_t kBlock = 1LL << 14U;  // values a thread makes at once
+  const std::int64_t count = out.rows * out.cols;
+  parallel_for(context.threads, (count + kBlock - 1) / kBlock, [&](std::int64_t block) {
+    for (std::int64_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
+      const UniformPair u = uniform_pair(seed, static_cast<std::uint64_t>(i));
+      const float value = std::sqrt(-2.0F * std::log(u.first)) * std::cos(kTwoPi * u.second);
+      if (out.dtype == DType::kF32)
+        static_cast<float*>(out.data)[i] = value;
+      else
+        static_cast<BFloat16*>(out.data)[i] = to_bf16(value);
+    }
+  });
+}
+
 }  // namespace purekv

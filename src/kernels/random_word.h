@@ -46,4 +46,17 @@ struct BitPattern {
   return pattern;
 }
 
+inline constexpr float kTwoPi = 6.283185307F;
+
+/// Two independent uniform values for Box and Muller's normal one: first in (0, 1], second in [0, 1).
+struct UniformPair {
+  float first = 0, second = 0;
+};
+
+[[nodiscard]] constexpr UniformPair uniform_pair(std::uint64_t seed, std::uint64_t i) {
+  const std::uint64_t word = random_word(seed, i, {~std::uint64_t{0}, 0});
+  constexpr float kStep = 0x1p-24F;
+  return {(static_cast<float>(word >> 40U) + 1.0F) * kStep, static_cast<float>((word >> 8U) & 0xFFFFFFU) * kStep};
+}
+
 }  // namespace purekv

@@ -6,7 +6,7 @@
 namespace purekv {
 
 struct RmsNormParams {
-  ConstMatrixView x;              ///< [rows, cols] float32
+  ConstMatrixView x;              ///< [rows, cols] float32, or context.activation()
   const float* weight = nullptr;  ///< [cols]
   float eps = 1e-6F;
   MatrixView out;  ///< [rows, cols] float32, or context.activation(); may be x where the types are equal

@@ -14,12 +14,14 @@ namespace purekv {
 struct WindowScoreParams {
   HeadShape shape;
   float scale = 0;
-  ConstMatrixView q;        ///< [l, heads * head_dim] context.activation()
-  KvView kv;                ///< l rows
-  std::int64_t window = 0;  ///< w: the last w rows of q
-  bool row_max = false;     ///< over window rows: max, else sum
-  bool group_max = false;   ///< over a KV head's query heads: max, else mean
-  float* out = nullptr;     ///< [kv_heads, l - w]
+  ConstMatrixView q;           ///< [l, heads * head_dim] context.activation()
+  KvView kv;                   ///< l rows
+  std::int64_t window = 0;     ///< w: the last w rows of q
+  bool row_max = false;        ///< over window rows: max, else sum
+  bool group_max = false;      ///< over a KV head's query heads: max, else mean
+  const float* lse = nullptr;  ///< [heads, l] log-sum-exp of rows that saw every key up to their own, where it is known
+                               ///< (CUDA spares half of the work; the CPU makes its own); null: not known
+  float* out = nullptr;        ///< [kv_heads, l - w]
 };
 
 /// C[k, j] over j < l - w. 2 w l head_dim heads FLOPs.

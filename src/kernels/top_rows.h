@@ -9,8 +9,8 @@ namespace purekv {
 struct TopRowsParams {
   const float* score = nullptr;  ///< [heads, stride], the first `rows` columns are ranked
   std::int64_t heads = 0, rows = 0, stride = 0;
-  std::int64_t count = 0;          ///< 0 <= count <= rows
-  std::int32_t* slots = nullptr;   ///< [heads, slot_stride]: the first `count` are written
+  std::int64_t count = 0;         ///< 0 <= count <= rows
+  std::int32_t* slots = nullptr;  ///< [heads, slot_stride]: the first `count` are written
   std::int64_t slot_stride = 0;
 };
 

@@ -26,9 +26,9 @@ void value_norm(const Context& context, const ValueNormParams& params);
 /// gram[h] = (W_o^h)^T W_o^h of one layer.
 struct GramParams {
   HeadShape shape;
-  ConstMatrixView w_o;    ///< [hidden, heads * head_dim] f32, bf16 or f16; CUDA: bf16 or fp8
+  ConstMatrixView w_o;            ///< [hidden, heads * head_dim] f32, bf16 or f16; CUDA: bf16 or fp8
   const float* scales = nullptr;  ///< [hidden] where w_o is fp8
-  float* gram = nullptr;  ///< [heads, d, d]
+  float* gram = nullptr;          ///< [heads, d, d]
 };
 
 void gram(const Context& context, const GramParams& params);

@@ -75,8 +75,7 @@ void DecodeSession::step(std::span<const std::int32_t> tokens) {
   batch_.prepare();
   if (batch_.most_rows() > most_rows_ || most_rows_ == 0) {
     most_rows_ = batch_.most_rows() + kRowsAhead;
-    const std::int64_t floats =
-        decode_attention_work(context, decoder_.config().heads, batch_.sequences(), most_rows_);
+    const std::int64_t floats = decode_attention_work(context, decoder_.config().heads, batch_.sequences(), most_rows_);
     work_ = Buffer();
     work_ = Buffer(context, floats * static_cast<std::int64_t>(sizeof(float)));
     fill_zero(context, work_.data(), work_.bytes());

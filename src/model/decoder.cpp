@@ -7,6 +7,7 @@
 #include "device/transfer.h"
 #include "kernels/embed.h"
 #include "kernels/linear.h"
+#include "kernels/mlp.h"
 #include "kernels/rms_norm.h"
 #include "kernels/value_norm.h"
 
@@ -63,26 +64,23 @@ MatrixView Decoder::project(std::int64_t layer, const ConstMatrixView& hidden) c
 void Decoder::finish_layer(std::int64_t layer, const ConstMatrixView& attended, const MatrixView& hidden) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   linear(context_, {.x = attended, .norm = {}, .w = w.o.operand(), .out = hidden, .accumulate = true});
-  const MatrixView gate = work(work_.gate, hidden.rows, config_.ffn);
-  gated_linear(context_, {.x = hidden,
-                          .norm = norm(w.post_norm, hidden.rows),
-                          .gate = w.gate.operand(),
-                          .up = w.up.operand(),
-                          .out = gate,
-                          .work = work(work_.up, hidden.rows, config_.ffn)});
-  linear(context_, {.x = gate, .norm = {}, .w = w.down.operand(), .out = hidden, .accumulate = true});
+  mlp(context_, {.x = hidden,
+                 .norm = norm(w.post_norm, hidden.rows),
+                 .gate = w.gate.operand(),
+                 .up = w.up.operand(),
+                 .down = w.down.operand(),
+                 .gate_work = work(work_.gate, hidden.rows, config_.ffn),
+                 .up_work = work(work_.up, hidden.rows, config_.ffn),
+                 .out = hidden});
 }
 
 GramView Decoder::gram(std::int64_t layer) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   const HeadShape& heads = config_.heads;
   if (w.gram.bytes() == 0) {
-    w.gram = Buffer(context_,
-                    heads.heads * heads.head_dim * heads.head_dim * static_cast<std::int64_t>(sizeof(float)));
-    purekv::gram(context_, {.shape = heads,
-                            .w_o = w.o.weight,
-                            .scales = w.o.scales.as<float>(),
-                            .gram = w.gram.as<float>()});
+    w.gram = Buffer(context_, heads.heads * heads.head_dim * heads.head_dim * static_cast<std::int64_t>(sizeof(float)));
+    purekv::gram(context_,
+                 {.shape = heads, .w_o = w.o.weight, .scales = w.o.scales.as<float>(), .gram = w.gram.as<float>()});
   }
   return {w.gram.as<float>()};
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <span>
@@ -7,6 +8,7 @@
 #include "cache/kv_cache.h"
 #include "device/buffer.h"
 #include "device/context.h"
+#include "device/fence.h"
 #include "flow/attention_plan.h"
 #include "flow/observation.h"
 #include "model/config.h"
@@ -97,6 +99,7 @@ class Prefill {
   PrefillRequest request_;
   std::int64_t layer_ = 0;
   Matrix q_, attended_, last_;
+  std::array<Fence, 2> queued_;  ///< ends of the last two layers
   Buffer lse_;  ///< [heads, l] float32
 };
 

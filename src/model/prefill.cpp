@@ -14,6 +14,9 @@ Prefill::Prefill(const Decoder& decoder, KvCache& cache, const PrefillRequest& r
   const HeadShape& heads = decoder.config().heads;
   const std::int64_t rows = request.hidden.rows;
   PUREKV_ASSERT(rows > 0 && request.chunk > 0);
+  // Even chunks: a short last one would read all weights for few rows.
+  const std::int64_t chunks = (rows + request.chunk - 1) / request.chunk;
+  request_.chunk = (rows + chunks - 1) / chunks;
   const DType activation = decoder.context().activation();
   q_ = Matrix(decoder.context(), activation, rows, heads.heads * heads.head_dim);
   attended_ = Matrix(decoder.context(), activation, rows, heads.heads * heads.head_dim);
@@ -132,6 +135,10 @@ void Prefill::step(const LayerHook& hook, bool lse) {
   if (is_last) attend_last_row(scratch);
   cache_.apply(layer_, std::move(scratch), plan ? &*plan : nullptr);
   if (!is_last || request_.all_rows) finish_rows();
+  // A GPU is kept at most two layers behind the host: enough work to queue, little enough to stop within a layer.
+  Fence& fence = queued_[static_cast<std::size_t>(layer_ % 2)];
+  fence.record(decoder_.context());
+  queued_[static_cast<std::size_t>((layer_ + 1) % 2)].wait();
   ++layer_;
 }
 

@@ -22,7 +22,8 @@ class Source {
   LinearWeight biased(std::int64_t out, std::int64_t in) {
     LinearWeight w = linear(out, in);
     w.bias = floats(out, kBias);
-    if (on_device()) w.bias16 = to_device(context_, std::vector<BFloat16>(static_cast<std::size_t>(out), to_bf16(kBias)));
+    if (on_device())
+      w.bias16 = to_device(context_, std::vector<BFloat16>(static_cast<std::size_t>(out), to_bf16(kBias)));
     return w;
   }
   [[nodiscard]] Buffer floats(std::int64_t size, float value) const {

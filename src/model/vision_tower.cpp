@@ -7,6 +7,7 @@
 #include "kernels/activation.h"
 #include "kernels/attention.h"
 #include "kernels/linear.h"
+#include "kernels/mlp.h"
 #include "kernels/permute_rows.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -15,6 +16,8 @@
 namespace purekv {
 namespace {
 
+/// Patches encoded together, in what a row-wise operation wants at least.
+constexpr std::int64_t kBatches = 2;
 constexpr float kNormEps = 1e-6F;
 
 }  // namespace
@@ -39,8 +42,10 @@ WindowOrder make_window_order(const VisionConfig& config, std::int64_t grid_h, s
 VisionTower::VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights)
     : context_(context), config_(config), weights_(weights) {}
 
-std::int64_t VisionTower::slices_at_once(std::int64_t grid_h, std::int64_t grid_w) const {
-  return std::max<std::int64_t>(1, context_.rows_at_once() / (grid_h * grid_w));
+std::int64_t VisionTower::slices_at_once(std::int64_t grid_h, std::int64_t grid_w, std::int64_t total) const {
+  const std::int64_t most = std::max<std::int64_t>(1, kBatches * context_.rows_at_once() / (grid_h * grid_w));
+  const std::int64_t parts = (total + most - 1) / most;
+  return (total + parts - 1) / parts;  // even parts: a last one of a single slice would waste the device
 }
 
 void VisionTower::prepare(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices) {
@@ -82,9 +87,9 @@ void VisionTower::place(Grid& grid) const {
 
 void VisionTower::take_memory(Grid& grid) const {
   const DType activation = context_.activation();
-  const std::int64_t chunk = std::min(context_.rows_at_once(), grid.rows);
+  const std::int64_t chunk = std::min(kBatches * context_.rows_at_once(), grid.rows);
   const std::int64_t ffn = weights_.blocks.empty() ? config_.ffn : weights_.blocks.front().gate.weight.rows;
-  grid.x = Matrix(context_, DType::kF32, grid.rows, config_.hidden);
+  grid.x = Matrix(context_, activation, grid.rows, config_.hidden);
   grid.q = Matrix(context_, activation, grid.rows, config_.hidden);
   grid.attended = Matrix(context_, activation, grid.rows, config_.hidden);
   grid.normed = Matrix(context_, activation, chunk, config_.hidden);
@@ -95,7 +100,7 @@ void VisionTower::take_memory(Grid& grid) const {
 }
 
 void VisionTower::embed(const ConstMatrixView& patches) {
-  const Matrix raster(context_, DType::kF32, grid_.rows, config_.hidden);
+  const Matrix raster(context_, context_.activation(), grid_.rows, config_.hidden);
   linear(context_, {.x = patches, .norm = {}, .w = {.weight = weights_.patch_embed}, .out = raster.view()});
   permute_rows(context_, {.in = raster.view(),
                           .rows = grid_.cells.as<std::int32_t>(),
@@ -145,11 +150,9 @@ void VisionTower::attend(const VisionBlockWeights& block, const AttentionPlan& p
                        .fresh = fresh,
                        .plan = &plan,
                        .out = grid_.attended.view()});
-  linear(context_, {.x = grid_.attended.view(),
-                    .norm = {},
-                    .w = block.proj.operand(),
-                    .out = grid_.x.view(),
-                    .accumulate = true});
+  linear(
+      context_,
+      {.x = grid_.attended.view(), .norm = {}, .w = block.proj.operand(), .out = grid_.x.view(), .accumulate = true});
 }
 
 void VisionTower::feed_forward(const VisionBlockWeights& block) {
@@ -157,14 +160,14 @@ void VisionTower::feed_forward(const VisionBlockWeights& block) {
   for (std::int64_t begin = 0; begin < grid_.rows; begin += chunk) {
     const std::int64_t count = std::min(chunk, grid_.rows - begin);
     const MatrixView x = grid_.x.slice(begin, count);
-    const MatrixView gate = grid_.gate.slice(0, count);
-    gated_linear(context_, {.x = x,
-                            .norm = {.weight = block.norm2.as<float>(), .eps = kNormEps, .work = grid_.normed.view()},
-                            .gate = block.gate.operand(),
-                            .up = block.up.operand(),
-                            .out = gate,
-                            .work = grid_.up.view()});
-    linear(context_, {.x = gate, .norm = {}, .w = block.down.operand(), .out = x, .accumulate = true});
+    mlp(context_, {.x = x,
+                   .norm = {.weight = block.norm2.as<float>(), .eps = kNormEps, .work = grid_.normed.view()},
+                   .gate = block.gate.operand(),
+                   .up = block.up.operand(),
+                   .down = block.down.operand(),
+                   .gate_work = grid_.gate.view(),
+                   .up_work = grid_.up.view(),
+                   .out = x});
   }
 }
 
@@ -173,8 +176,7 @@ void VisionTower::merge(const MatrixView& out) {
   const std::int64_t cells = grid_.rows / group;
   const std::int64_t wide = group * config_.hidden;
   const MatrixView& normed = grid_.q.view();
-  rms_norm(context_,
-           {.x = grid_.x.view(), .weight = weights_.merger_norm.as<float>(), .eps = kNormEps, .out = normed});
+  rms_norm(context_, {.x = grid_.x.view(), .weight = weights_.merger_norm.as<float>(), .eps = kNormEps, .out = normed});
   const ConstMatrixView grouped(normed.data, normed.dtype, cells, wide, wide);
   const std::int64_t chunk = std::min(context_.rows_at_once(), cells);
   const Matrix inner(context_, context_.activation(), chunk, wide);

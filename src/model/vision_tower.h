@@ -26,8 +26,8 @@ class VisionTower {
  public:
   VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights);
 
-  /// Slices of this grid that are best encoded together: as many as fill the device's rows_at_once().
-  [[nodiscard]] std::int64_t slices_at_once(std::int64_t grid_h, std::int64_t grid_w) const;
+  /// How many of `total` slices of this grid are best encoded together: even parts that fill the device.
+  [[nodiscard]] std::int64_t slices_at_once(std::int64_t grid_h, std::int64_t grid_w, std::int64_t total) const;
   /// patches [slices * grid_h * grid_w, patch_values] float32 -> out [slices * grid_h * grid_w / merge^2, out_hidden]
   /// float32, raster.
   void encode(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices, const ConstMatrixView& patches,
@@ -42,8 +42,7 @@ class VisionTower {
     Buffer places;          ///< the other way: where raster cell i stands in window order
     RopeTable rope;         ///< rows in window order
     AttentionPlan windows, whole;
-    Matrix x;                      ///< [rows, hidden] float32
-    Matrix q, attended;            ///< [rows, hidden]
+    Matrix x, q, attended;  ///< [rows, hidden]; x is the residual stream, in activation() as the reference has it
     Matrix normed, qkv, gate, up;  ///< a chunk of rows; kept, because fresh pages cost time in every block
     Buffer kv;                     ///< keys then values, [heads][rows][head_dim] each
   };

@@ -124,7 +124,8 @@ VisionBlockWeights bind_vision_block(const Binder& block, const VisionConfig& co
 
 std::int64_t bytes_of(const std::vector<Matrix>& owned) {
   std::int64_t bytes = 0;
-  for (const Matrix& m : owned) bytes += m.view().rows * m.view().cols * static_cast<std::int64_t>(size_of(m.view().dtype));
+  for (const Matrix& m : owned)
+    bytes += m.view().rows * m.view().cols * static_cast<std::int64_t>(size_of(m.view().dtype));
   return bytes;
 }
 

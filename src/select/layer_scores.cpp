@@ -12,7 +12,10 @@ ScoreTerm product(const ScoreArray& a, const ScoreArray& b) {
   return {.a = a.data(), .b = b.data(), .a_stride = a.stride, .b_stride = b.stride};
 }
 
+/// The window's log-sum-exps are in the observation where its rows are text: those see all rows before them, whatever
+/// the layer's pattern.
 void add_window(const Context& context, const Observation& seen, const ScoreRequest& request, LayerScores& scores) {
+  const bool all_text = request.window <= seen.table->rows - seen.table->question_start;
   window_score(context, {.shape = seen.shape,
                          .scale = seen.scale,
                          .q = seen.q,
@@ -20,6 +23,7 @@ void add_window(const Context& context, const Observation& seen, const ScoreRequ
                          .window = request.window,
                          .row_max = request.options.row_reduce == RowReduce::kMax,
                          .group_max = request.options.gqa_reduce == GqaReduce::kMax,
+                         .lse = all_text ? seen.lse : nullptr,
                          .out = scores.window.take(context, seen.shape.kv_heads, seen.table->rows - request.window)});
 }
 

@@ -84,6 +84,8 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+bool Tokenizer::built_in() { return true; }
+
 Tokenizer Tokenizer::load(const std::string& path) {
   return Tokenizer(std::make_unique<State>(read_tokenizer_json(path)));
 }

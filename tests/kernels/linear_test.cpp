@@ -226,7 +226,8 @@ TEST(Linear, SpecialValuesPassThrough) {
       const std::vector<float> w(24, 2.0F);
       std::vector<float> out(static_cast<std::size_t>(rows * 3), 7.0F);
       linear({.threads = 1}, {.x = {x.data(), DType::kF32, rows, 8, 8},
-                              .norm = {}, .w = {.weight = {w.data(), DType::kF32, 3, 8, 8}},
+                              .norm = {},
+                              .w = {.weight = {w.data(), DType::kF32, 3, 8, 8}},
                               .out = {out.data(), DType::kF32, rows, 3, 3}});
       for (int i = 0; i < 3; ++i) EXPECT_TRUE(std::isnan(special) ? std::isnan(out[i]) : out[i] == special);
       for (std::size_t i = 3; i < out.size(); ++i) EXPECT_EQ(out[i], 0.0F);
@@ -241,7 +242,8 @@ TEST(Linear, RoundingKeepsNotANumber) {
     const std::vector<std::uint16_t> w(2, to_bf16(1.0F).bits);
     std::vector<float> out(static_cast<std::size_t>(rows * 2), 0.0F);
     linear({.threads = 1, .compute = DType::kBF16}, {.x = {x.data(), DType::kF32, rows, 1, 1},
-                                                     .norm = {}, .w = {.weight = {w.data(), DType::kBF16, 2, 1, 1}},
+                                                     .norm = {},
+                                                     .w = {.weight = {w.data(), DType::kBF16, 2, 1, 1}},
                                                      .out = {out.data(), DType::kF32, rows, 2, 2}});
     for (const float value : out) EXPECT_TRUE(std::isnan(value));
   }
@@ -251,7 +253,8 @@ TEST(Linear, NoRowsNoWork) {
   const std::vector<float> w(6, 1.0F);
   std::vector<float> out(3, 7.0F);
   linear({.threads = 2}, {.x = {nullptr, DType::kF32, 0, 2, 2},
-                          .norm = {}, .w = {.weight = {w.data(), DType::kF32, 3, 2, 2}},
+                          .norm = {},
+                          .w = {.weight = {w.data(), DType::kF32, 3, 2, 2}},
                           .out = {out.data(), DType::kF32, 0, 3, 3}});
   EXPECT_EQ(out, std::vector<float>(3, 7.0F));
 }

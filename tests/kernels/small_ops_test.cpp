@@ -43,7 +43,9 @@ TEST(Quantize, LargestValueOfARowIs448) {
   const std::vector<float> in = {0, 0, 0, 1, -7, 3.5F, -1e-3F, 0, 1e-3F};
   std::vector<Float8> out(9);
   std::vector<float> scales(3);
-  quantize_rows({}, {.in = {in.data(), DType::kF32, 3, 3, 3}, .out = {out.data(), DType::kFp8, 3, 3, 3}, .scales = scales.data()});
+  quantize_rows(
+      {},
+      {.in = {in.data(), DType::kF32, 3, 3, 3}, .out = {out.data(), DType::kFp8, 3, 3, 3}, .scales = scales.data()});
   EXPECT_EQ(scales[0], 1.0F);
   EXPECT_EQ(scales[1], 7.0F / 448.0F);
   EXPECT_EQ(to_float(out[4]), -448.0F);
@@ -76,7 +78,10 @@ TEST(PermuteRows, MovesGroups) {
   const std::vector<float> in = {0, 1, 2, 3, 4, 5, 6, 7};
   const std::vector<std::int32_t> rows = {1, 0, 1};
   std::vector<float> out(12, -1.0F);
-  permute_rows({}, {.in = {in.data(), DType::kF32, 4, 2, 2}, .rows = rows.data(), .group = 2, .out = {out.data(), DType::kF32, 6, 2, 2}});
+  permute_rows({}, {.in = {in.data(), DType::kF32, 4, 2, 2},
+                    .rows = rows.data(),
+                    .group = 2,
+                    .out = {out.data(), DType::kF32, 6, 2, 2}});
   EXPECT_EQ(out, (std::vector<float>{4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7}));
 }
 
@@ -86,7 +91,13 @@ TEST(RopeTable, ProductIsRoundedBeforeTheAngle) {
   const std::vector<std::int32_t> axis = {0, 1};
   std::vector<float> cos(2);
   std::vector<float> sin(2);
-  rope_table({}, {.positions = positions.data(), .rows = 1, .frequency = frequency.data(), .axis = axis.data(), .half = 2, .cos = cos.data(), .sin = sin.data()});
+  rope_table({}, {.positions = positions.data(),
+                  .rows = 1,
+                  .frequency = frequency.data(),
+                  .axis = axis.data(),
+                  .half = 2,
+                  .cos = cos.data(),
+                  .sin = sin.data()});
   const auto angle = static_cast<double>(100003.0F * 0.3F);
   EXPECT_NEAR(cos[0], std::cos(angle), 1e-6);
   EXPECT_NEAR(sin[1], std::sin(7.0), 1e-6);

@@ -127,8 +127,9 @@ TEST(Weights, UntiedHeadIsItsOwnTensor) {
   write_model(directory, shapes);
   ModelConfig config = load_config(directory.path());
   config.text.tied = false;
-  EXPECT_NE(input_error([&] { bind_language(Context{}, Checkpoint::open(directory.path()), config.text); }).find("lm_head"),
-            std::string::npos);
+  EXPECT_NE(
+      input_error([&] { bind_language(Context{}, Checkpoint::open(directory.path()), config.text); }).find("lm_head"),
+      std::string::npos);
   shapes.emplace_back("lm_head.weight", std::vector<std::int64_t>{320, 64});
   write_model(directory, shapes);
   const Checkpoint checkpoint = Checkpoint::open(directory.path());

@@ -107,6 +107,10 @@ void record_start(CudaDevice& device, const std::shared_ptr<void>& events) {
   cuda_check(cudaEventRecord(static_cast<Events*>(events.get())->start, device.stream), "recording an event");
 }
 
+void wait_for_start(const std::shared_ptr<void>& events) {
+  cuda_check(cudaEventSynchronize(static_cast<const Events*>(events.get())->start), "waiting for the GPU");
+}
+
 double record_stop(CudaDevice& device, const std::shared_ptr<void>& events) {
   const auto* pair = static_cast<const Events*>(events.get());
   cuda_check(cudaEventRecord(pair->stop, device.stream), "recording an event");

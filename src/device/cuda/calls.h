@@ -25,6 +25,7 @@ void launch(CudaDevice& device, const std::shared_ptr<void>& graph);
 /// Two events; stop waits and returns milliseconds.
 std::shared_ptr<void> make_events();
 void record_start(CudaDevice& device, const std::shared_ptr<void>& events);
+void wait_for_start(const std::shared_ptr<void>& events);
 double record_stop(CudaDevice& device, const std::shared_ptr<void>& events);
 
 }  // namespace purekv::cuda

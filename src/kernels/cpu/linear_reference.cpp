@@ -9,8 +9,8 @@ void linear_reference(const Context& context, const LinearParams& p) {
       double sum = p.w.bias != nullptr ? p.w.bias[o] : 0.0;
       for (std::int64_t k = 0; k < p.x.cols; ++k) {
         const float x = p.x.row<float>(r)[k];
-        sum +=
-            static_cast<double>(round ? to_float(to_bf16(x)) : x) * static_cast<double>(stored_element(p.w.weight, o, k));
+        sum += static_cast<double>(round ? to_float(to_bf16(x)) : x) *
+               static_cast<double>(stored_element(p.w.weight, o, k));
       }
       float& out = p.out.row<float>(r)[o];
       out = static_cast<float>(p.accumulate ? static_cast<double>(out) + sum : sum);

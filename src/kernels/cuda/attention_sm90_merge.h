@@ -5,17 +5,16 @@
 #include "device/context.h"
 #include "kernels/cuda/attention_sm90_tiles.h"
 
-namespace purekv::cuda {
+namespace purekv::cuda::sm90 {
 
 /// Partial results of split tiles -> output rows.
 struct MergeParams {
   const SplitRows* splits;
   std::int32_t split_count, kv_heads, group, head_dim;
-  std::int32_t dims;    ///< floats of a partial row
-  std::int32_t tokens;  ///< query rows of a warpgroup, whose packed rows begin at 64 w
-  float scale;
+  std::int32_t dims;     ///< floats of a partial row
+  std::int32_t tokens;   ///< query rows of a warpgroup, whose packed rows begin at 64 w
   const float* partial;  ///< [slots][kv_heads][128][dims]
-  const float2* sums;    ///< [slots][kv_heads][128] maximum (raw logits) and sum
+  const float2* sums;    ///< [slots][kv_heads][128] reference of the logits and sum
   __nv_bfloat16* out;
   std::int64_t out_stride;
   float* lse;
@@ -24,4 +23,4 @@ struct MergeParams {
 
 void merge_partials(const Context& context, const MergeParams& params);
 
-}  // namespace purekv::cuda
+}  // namespace purekv::cuda::sm90

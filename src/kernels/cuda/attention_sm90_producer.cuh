@@ -93,8 +93,8 @@ class Producer {
             __shfl_sync(~0U, tile.slot, lane)};
   }
   __device__ static KeySegment from_lane(const KeySegment& mine, int lane) {
-    return {__shfl_sync(~0U, mine.first, lane), __shfl_sync(~0U, mine.count, lane),
-            __shfl_sync(~0U, mine.high, lane), __shfl_sync(~0U, mine.low, lane)};
+    return {__shfl_sync(~0U, mine.first, lane), __shfl_sync(~0U, mine.count, lane), __shfl_sync(~0U, mine.high, lane),
+            __shfl_sync(~0U, mine.low, lane)};
   }
 
   /// Boxes {64 dims, group heads, tokens}: rows in token-major order, straight from the projection's output. Rows past
@@ -183,14 +183,12 @@ class Producer {
     return 1;
   }
 
-  /// Columns past the last key are masked whole.
   __device__ void publish(StepHeader* header, int column, int masks, int flags) const {
     if (lane_ != 0) return;
-    const int columns = (column + 31) & ~31;
-    if (column < columns) header->mask[masks++] = {column / 8 | columns / 8 << 8, 0, 0, 0};
-    header->columns = columns;
+    header->columns = (column + 31) & ~31;
     header->flags = flags;
-    header->masks = masks;
+    header->masks = masks == 0 && column % 32 == 0 ? -1 : masks;
+    header->live = column / 4;
   }
 
   __device__ void load(const Box& box, int column, std::uint32_t stage, const CUtensorMap* maps, std::uint32_t barrier,

@@ -18,22 +18,20 @@ inline constexpr int kBoxes = 5;                            ///< K and V boxes o
 
 struct Params {
   CUtensorMap q, k[kBoxes], v[kBoxes];
+  CUtensorMap out, out_row;  ///< boxes of a warpgroup's tokens, of one token
   const AttentionTile* tiles;
   const KeySegment* segments;
-  std::int32_t* next;   ///< hands out the items after the fixed rounds
-  std::int32_t items;   ///< tiles x KV heads
+  std::int32_t* next;                    ///< hands out the items after the fixed rounds
+  std::int32_t items;                    ///< tiles x KV heads
   std::int32_t tile_count, interleaved;  ///< this many first tiles come with all their heads, the rest head by head
-  std::int32_t rounds;  ///< items n * blocks + block, n < rounds, are each block's own
+  std::int32_t rounds;                   ///< items n * blocks + block, n < rounds, are each block's own
   std::int32_t kv_heads, group, head_dim;
-  std::int32_t group_inverse;  ///< n * group_inverse >> 16 is n / group for n < 64
   std::int32_t tokens;  ///< query rows of a warpgroup: 64 / group
-  float scale, scale_log2;
-  __nv_bfloat16* out;
-  std::int64_t out_stride;
+  float scale_log2;
   float* lse;  ///< [heads][rows] or null
   std::int64_t lse_stride;
   float* partial;        ///< [slots][kv_heads][128][D], unnormalised
-  float2* partial_sums;  ///< [slots][kv_heads][128] maximum (raw logits) and sum
+  float2* partial_sums;  ///< [slots][kv_heads][128] reference (natural logits) and sum
 };
 
 /// Columns of a step that some rows do not see: groups [begin, end) of eight columns. Row i sees column c of them
@@ -47,7 +45,9 @@ enum StepFlag : int { kFirstStep = 1, kLastStep = 2, kEnd = 4 };
 
 struct alignas(16) StepHeader {
   std::int32_t columns;  ///< of the score matrix: 32, 64, 96 or 128
-  std::int32_t flags, masks, unused;
+  std::int32_t flags;
+  std::int32_t masks;  ///< -1: every row sees every column
+  std::int32_t live;   ///< two a group of eight columns that holds keys; the others are masked whole
   StepMask mask[kStepKeys / 8];
 };
 
@@ -112,7 +112,7 @@ struct Shared {
   __device__ void init_barriers() const {
     for (int slot = 0; slot < L::kQSlots; ++slot) {
       hopper::barrier_init(q_full(slot), 1);
-      hopper::barrier_init(q_empty(slot), kConsumerWarps);
+      hopper::barrier_init(q_empty(slot), kConsumers);
     }
     for (int stage = 0; stage < L::kStages; ++stage) {
       hopper::barrier_init(k_full(stage), 1);

@@ -5,7 +5,7 @@
 
 #include "device/transfer.h"
 
-namespace purekv::cuda {
+namespace purekv::cuda::sm90 {
 namespace {
 
 constexpr std::int64_t kStepKeys = 128;
@@ -118,8 +118,9 @@ class Lister {
 
   TileList take(const TileRequest& request) && {
     const auto longest = [this](std::size_t from) {
-      return from < columns_.size() ? *std::max_element(columns_.begin() + static_cast<std::ptrdiff_t>(from), columns_.end())
-                                    : 0;
+      return from < columns_.size()
+                 ? *std::max_element(columns_.begin() + static_cast<std::ptrdiff_t>(from), columns_.end())
+                 : 0;
     };
     const bool by_head = longest(outliers_) > request.long_keys;
     const std::size_t interleaved = by_head ? outliers_ : columns_.size();
@@ -189,4 +190,4 @@ std::shared_ptr<const DeviceTiles> device_tiles(const Context& context, const At
   return made;
 }
 
-}  // namespace purekv::cuda
+}  // namespace purekv::cuda::sm90

@@ -9,7 +9,7 @@
 #include "flow/attention_plan.h"
 
 /// An AttentionPlan as the work list of the Hopper kernel. Built on the host once a plan and kept with it.
-namespace purekv::cuda {
+namespace purekv::cuda::sm90 {
 
 /// Farther than any row: a bound that never binds.
 inline constexpr std::int32_t kFar = 1 << 29;
@@ -66,4 +66,4 @@ struct DeviceTiles final : AttentionPlan::Prepared {
 std::shared_ptr<const DeviceTiles> device_tiles(const Context& context, const AttentionPlan& plan,
                                                 const TileRequest& request);
 
-}  // namespace purekv::cuda
+}  // namespace purekv::cuda::sm90

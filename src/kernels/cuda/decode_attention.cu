@@ -216,7 +216,8 @@ __device__ bool finishes_last(const DecodePairParams& p, const DecodePiece& piec
 }
 
 template <int kDim, int kHeadTiles, int kRing>
-__global__ void __launch_bounds__(DecodeShape<kDim, kHeadTiles, kRing>::kThreads, kDim* kHeadTiles > 128 ? 1 : 2)
+__global__ void __launch_bounds__(DecodeShape<kDim, kHeadTiles, kRing>::kThreads,
+                                  DecodeShape<kDim, kHeadTiles, kRing>::kResident)
     decode_attention_kernel(const DecodePairParams p) {
   using Shape = DecodeShape<kDim, kHeadTiles, kRing>;
   extern __shared__ __align__(128) std::byte memory[];
@@ -308,14 +309,12 @@ __global__ void __launch_bounds__(DecodeShape<kDim, kHeadTiles, kRing>::kThreads
 
 constexpr std::int64_t padded_dim(std::int64_t dim) { return dim <= 64 ? 64 : dim <= 128 ? 128 : 256; }
 
-/// Blocks of a launch: two a multiprocessor, and at least one piece more a pair than the pairs' own.
+/// Blocks of a launch. One a multiprocessor where pairs are few: fewer pieces to join, and every kernel of a step has
+/// the same one block everywhere (else the next one's blocks fall two to a place, which costs it a quarter). Two where
+/// pairs are many, and always one piece more a pair than the pairs' own.
 std::int64_t block_count(const Context& context, std::int64_t pairs) {
-  return std::max<std::int64_t>(2LL * context.cuda->sms, 2 * pairs);
-}
-
-/// Blocks that short caches use: one a multiprocessor where pairs are few.
-std::int64_t few_blocks(const Context& context, std::int64_t pairs) {
-  return pairs * 8 <= context.cuda->sms ? context.cuda->sms : block_count(context, pairs);
+  const std::int64_t sms = context.cuda->sms;
+  return std::max(pairs * 8 <= sms ? sms : 2 * sms, 2 * pairs);
 }
 
 template <int kDim, int kHeadTiles, int kRing>
@@ -361,7 +360,6 @@ void decode_attention(const Context& context, const DecodeAttentionParams& param
                            .kv_heads = static_cast<int>(shape.kv_heads),
                            .group = static_cast<int>(shape.group()),
                            .dim = static_cast<int>(shape.head_dim),
-                           .few_blocks = static_cast<int>(few_blocks(context, pairs)),
                            .scale_log2 = params.scale * static_cast<float>(std::numbers::log2e),
                            .out = static_cast<__nv_bfloat16*>(params.out.data),
                            .out_stride = params.out.stride,

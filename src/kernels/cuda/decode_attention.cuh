@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -28,7 +29,6 @@ struct DecodePairParams {
   const float* sin = nullptr;
   const KvRows* rows = nullptr;  ///< [pairs]
   int pairs = 0, kv_heads = 0, group = 0, dim = 0;
-  int few_blocks = 0;    ///< what short caches use of the grid
   float scale_log2 = 0;  ///< scale * log2(e)
   __nv_bfloat16* out = nullptr;
   std::int64_t out_stride = 0;
@@ -48,9 +48,10 @@ struct DecodeShape {
   static constexpr int kQueryPitch = kDim * 2 + 64;  ///< bytes; 64: neighbouring heads fall into different banks
   static constexpr int kQueryBytes = (kHeads + 1) * kQueryPitch;  ///< and the new key
   static constexpr int kMerge = kWarps * kHeads * kDim;           ///< floats, in the ring's place
-  static constexpr int kRingBytes = kRing * kSlotBytes > 4 * kMerge ? kRing* kSlotBytes : 4 * kMerge;
+  static constexpr int kRingBytes = std::max(kRing * kSlotBytes, 4 * kMerge);
   static constexpr std::size_t kSharedBytes =
       kRingBytes + kQueryBytes + kDim * 2 + static_cast<int>(sizeof(float)) * (2 * kWarps * kHeads + kHeads);
+  static constexpr int kResident = kDim > 128 || kHeadTiles > 1 ? 1 : 2;  ///< blocks that share a multiprocessor
   static constexpr bool kAnyDim = kDim > 128;  ///< rows that are not a multiple of 16 bytes come 4 bytes at once
 };
 
@@ -66,27 +67,35 @@ __device__ inline T* from_lane(T* pointer, int lane) {
   return reinterpret_cast<T*>(__shfl_sync(~0U, reinterpret_cast<unsigned long long>(pointer), lane));
 }
 
-/// Every warp finds the block's piece for itself, before the previous kernel has ended: the counts are older. A pair is cut into equal runs of whole tiles; how many depends on
-/// its share of all pairs' rows and on nothing else, at least one. Pieces of fewer rows than `least` do not pay, and
-/// up to `kShort` rows a piece, one block a multiprocessor is enough: fewer pieces to join.
+__device__ inline int piece_count(int held, int size) { return max(1, (held + size - 1) / size); }
+
+/// Every warp finds the block's piece for itself, before the previous kernel has ended: the counts are older. A pair
+/// is cut into equal runs of whole tiles; how many depends on its share of all pairs' rows and on nothing else, at
+/// least one. Pieces of fewer rows than `least` do not pay.
 __device__ inline DecodePiece find_piece(const DecodePairParams& p, int least) {
-  constexpr int kShort = 1024;
   const int lane = static_cast<int>(threadIdx.x % 32);
+  const int blocks = static_cast<int>(gridDim.x);
   const KvRows mine = lane < p.pairs ? p.rows[lane] : KvRows{};
   const auto held_by = [&](int first) {
     return static_cast<int>(first == 0 ? mine.rows : first + lane < p.pairs ? p.rows[first + lane].rows : 0);
   };
-  long long total = 0;
-  for (int first = 0; first < p.pairs; first += 32) total += held_by(first);
-  for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0U, total, step);
-  int budget = p.few_blocks - p.pairs;
-  if (total > static_cast<long long>(budget) * kShort) budget = static_cast<int>(gridDim.x) - p.pairs;
-  const int size = max(least, static_cast<int>((total + budget - 1) / budget));
+  const auto sum_of = [&](const auto& value) {
+    long long sum = 0;
+    for (int first = 0; first < p.pairs; first += 32)
+      if (first + lane < p.pairs) sum += value(held_by(first));
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
+    return sum;
+  };
+  const long long total = sum_of([](int held) { return held; });
+  int size = max(least, static_cast<int>((total + blocks - 1) / blocks));
+  // Rounding up may ask for more blocks than there are; with so many fewer it cannot.
+  if (sum_of([size](int held) { return piece_count(held, size); }) > blocks)
+    size = max(least, static_cast<int>((total + blocks - p.pairs - 1) / (blocks - p.pairs)));
   const int wanted = static_cast<int>(blockIdx.x);
   int before = 0;
   for (int first = 0; first < p.pairs; first += 32) {
     const int held = held_by(first);
-    const int pieces = first + lane < p.pairs ? max(1, (held + size - 1) / size) : 0;
+    const int pieces = first + lane < p.pairs ? piece_count(held, size) : 0;
     int upto = pieces;
     for (int step = 1; step < 32; step *= 2) {
       const int other = __shfl_up_sync(~0U, upto, step);

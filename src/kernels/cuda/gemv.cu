@@ -59,14 +59,18 @@ bool run(const Context& context, const GemvParams& p, bool only_ask) {
 template <GemvWeight kType, bool kGated>
 bool run_any(const Context& context, const GemvParams& p, bool only_ask) {
   const bool one_tile = p.tokens <= kGemvTokens;
-  if (p.tokens == 1 && run<kType, kGated, 1, false>(context, p, only_ask)) return true;
-  // Tokens that are used as they are stream past with the weights: no pass over them before the product.
-  if constexpr (!kGated)
-    if (!p.x_wide)
-      return one_tile ? run<kType, false, 1, true>(context, p, only_ask)
-                      : run<kType, false, 2, true>(context, p, only_ask);
-  return one_tile ? run<kType, kGated, 1, false>(context, p, only_ask)
-                  : run<kType, kGated, 2, false>(context, p, only_ask);
+  // Several tokens that are used as they are pass with the weights: that needs no pass over them before the product.
+  // Beside fp8 weights they would be the larger part of what passes, so there only where they do not fit.
+  const bool passes = !kGated && !p.x_wide;
+  if (!passes || p.tokens == 1 || kType == GemvWeight::kFp8)
+    if (one_tile ? run<kType, kGated, 1, false>(context, p, only_ask)
+                 : run<kType, kGated, 2, false>(context, p, only_ask))
+      return true;
+  if constexpr (kGated)
+    return false;
+  else
+    return passes && (one_tile ? run<kType, false, 1, true>(context, p, only_ask)
+                               : run<kType, false, 2, true>(context, p, only_ask));
 }
 
 bool try_gemv(const Context& context, const LinearParams& p, bool only_ask) {

@@ -6,7 +6,8 @@
 /// Products of few rows (a decode step) with a weight: bound by the weight's bytes, which are read once a call.
 namespace purekv::cuda {
 
-/// Whether gemv() can: 1 to 16 rows, bf16 or fp8 weights, 16-byte aligned rows, and x fits where it has to be.
+/// Whether gemv() can: 1 to 16 rows, bf16 or fp8 weights, 16-byte aligned rows, and x fits where it has to be. Beside
+/// fp8 weights x is bf16 (large products round it to e4m3): the weights' bytes are all that counts here.
 bool gemv_takes(const Context& context, const LinearParams& params);
 void gemv(const Context& context, const LinearParams& params);
 

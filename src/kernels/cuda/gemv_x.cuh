@@ -32,10 +32,10 @@ struct GemvParams {
 /// Rows of x in shared memory as bf16, zero behind the end.
 struct StagedX {
   std::byte* rows;
-  int pitch;                       ///< bytes
-  int places;                      ///< elements of a row with its zeros
-  float (*squares)[kGemvWarps];    ///< [tokens][warps]
-  float* factor;                   ///< [tokens] of the finished sums: 1 / rms, which is left to the end of the product
+  int pitch;                     ///< bytes
+  int places;                    ///< elements of a row with its zeros
+  float (*squares)[kGemvWarps];  ///< [tokens][warps]
+  float* factor;                 ///< [tokens] of the finished sums: 1 / rms, which is left to the end of the product
 };
 
 __device__ inline float4 load_x(const GemvParams& p, int token, int i) {

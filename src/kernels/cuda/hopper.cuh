@@ -19,7 +19,9 @@ __device__ __forceinline__ void barrier_init(std::uint32_t barrier, int arrivals
 }
 
 /// Makes initialised barriers visible to the copy engine; before the block's first __syncthreads.
-__device__ __forceinline__ void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 __device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
@@ -44,13 +46,8 @@ __device__ __forceinline__ bool barrier_try_wait(std::uint32_t barrier, std::uin
 
 /// Waits until the phase of that parity is complete.
 __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
-#ifdef PUREKV_SPIN_LIMIT
-  for (int spins = 0; !barrier_try_wait(barrier, parity); ++spins)
-    if (spins > PUREKV_SPIN_LIMIT) __trap();
-#else
   while (!barrier_try_wait(barrier, parity)) {
   }
-#endif
 }
 
 // ---- named barriers: id 0 is __syncthreads ----
@@ -69,10 +66,22 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
 __device__ __forceinline__ void load_box(std::uint32_t to, const CUtensorMap* map, std::uint32_t barrier, int x, int y,
                                          int z) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-      ::"r"(to), "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "[%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
+
+/// A box from shared memory to a tensor; what lies past the tensor's end is not written.
+__device__ __forceinline__ void store_box(const CUtensorMap* map, std::uint32_t from, int x, int y, int z) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+               "r"(from), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+/// Ends the group of this thread's stores.
+__device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// Until the shared memory of this thread's stores has been read.
+__device__ __forceinline__ void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
@@ -88,15 +97,6 @@ __device__ __forceinline__ void store_matrices(std::uint32_t address, const std:
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(words[0]),
                "r"(words[1]), "r"(words[2]), "r"(words[3])
                : "memory");
-}
-
-__device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
-  uint4 words;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-               : "r"(address)
-               : "memory");
-  return words;
 }
 
 // ---- registers of a warpgroup ----

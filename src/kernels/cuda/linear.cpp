@@ -1,25 +1,40 @@
 #include "kernels/linear.h"
 
 #include "base/fail.h"
-#include "device/buffer.h"
 #include "kernels/cuda/gemv.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/narrow.h"
+#include "kernels/cuda/operand.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/quantize_fused.h"
 
 namespace purekv::cuda {
-namespace {
 
-/// x of a product in its weight's type, with what it takes to make it.
-struct Operand {
-  Matrix narrowed, quantized;
-  Buffer scales;
-  ConstMatrixView x;
-};
+bool streams(const Context& context, const LinearParams& p) {
+  if (p.norm.weight != nullptr && p.x.dtype != DType::kF32) return false;
+  return (!p.accumulate || p.out.dtype == DType::kF32) && gemv_takes(context, p);
+}
 
-/// Normed where asked, then rounded to bf16 or scaled to fp8. The memory is stream-ordered: it may go back to the
-/// pool when this call's product is queued.
+bool streams(const Context& context, const GatedLinearParams& p) {
+  return (p.norm.weight == nullptr || p.x.dtype == DType::kF32) && gated_gemv_takes(context, p);
+}
+
+Operand take_quantized(const Context& context, std::int64_t rows, std::int64_t cols) {
+  Operand operand;
+  operand.quantized = Matrix(context, DType::kFp8, rows, cols);
+  operand.scales = Buffer(context, rows * static_cast<std::int64_t>(sizeof(float)));
+  operand.x = operand.quantized.view();
+  return operand;
+}
+
 Operand prepare(const Context& context, const ConstMatrixView& x, const NormOperand& norm, DType type) {
+  const bool is_fp8 = type == DType::kFp8;
+  if (is_fp8 && norm.weight != nullptr && x.dtype == DType::kF32 && fuses_quantize(context, x.cols) &&
+      x.stride % 4 == 0) {
+    Operand operand = take_quantized(context, x.rows, x.cols);
+    rms_norm_quantize(context, x, norm, {operand.quantized.view(), operand.scales.as<float>()});
+    return operand;
+  }
   Operand operand;
   operand.x = x;
   if (norm.weight != nullptr) {
@@ -31,13 +46,11 @@ Operand prepare(const Context& context, const ConstMatrixView& x, const NormOper
     narrow(context, x, operand.narrowed.view());
     operand.x = operand.narrowed.view();
   }
-  if (type != DType::kFp8) return operand;
-  operand.quantized = Matrix(context, DType::kFp8, x.rows, x.cols);
-  operand.scales = Buffer(context, x.rows * static_cast<std::int64_t>(sizeof(float)));
+  if (!is_fp8) return operand;
+  Operand out = take_quantized(context, x.rows, x.cols);
   purekv::cuda::quantize_rows(context,
-                {.in = operand.x, .out = operand.quantized.view(), .scales = operand.scales.as<float>()});
-  operand.x = operand.quantized.view();
-  return operand;
+                              {.in = operand.x, .out = out.quantized.view(), .scales = out.scales.as<float>()});
+  return out;
 }
 
 void multiply(const Context& context, const Operand& operand, const LinearOperand& w, const MatrixView& out,
@@ -53,16 +66,14 @@ void multiply(const Context& context, const Operand& operand, const LinearOperan
                    .accumulate = accumulate});
 }
 
-}  // namespace
-
 void linear(const Context& context, const LinearParams& p) {
-  if (gemv_takes(context, p)) return gemv(context, p);
+  if (streams(context, p)) return gemv(context, p);
   const Operand operand = prepare(context, p.x, p.norm, p.w.weight.dtype);
   multiply(context, operand, p.w, p.out, p.accumulate);
 }
 
 void gated_linear(const Context& context, const GatedLinearParams& p) {
-  if (gated_gemv_takes(context, p)) return gated_gemv(context, p);
+  if (streams(context, p)) return gated_gemv(context, p);
   const Operand operand = prepare(context, p.x, p.norm, p.gate.weight.dtype);
   const MatrixView up = p.work.slice(0, p.x.rows);
   multiply(context, operand, p.gate, p.out, false);

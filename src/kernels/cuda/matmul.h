@@ -7,12 +7,12 @@ namespace purekv::cuda {
 
 /// out = x W^T (+ bias) (+ out where `accumulate`) on cuBLASLt.
 struct MatmulParams {
-  ConstMatrixView x;               ///< [rows, in] bf16 or fp8
-  ConstMatrixView weight;          ///< [out, in], the type of x
+  ConstMatrixView x;                     ///< [rows, in] bf16 or fp8
+  ConstMatrixView weight;                ///< [out, in], the type of x
   const float* x_scales = nullptr;       ///< [rows], fp8 only
   const float* weight_scales = nullptr;  ///< [out], fp8 only
-  const void* bias = nullptr;  ///< [out] bf16 where out is bf16 or x is fp8, else float32
-  MatrixView out;              ///< [rows, out] bf16 or float32
+  const void* bias = nullptr;            ///< [out] bf16 where out is bf16 or x is fp8, else float32
+  MatrixView out;                        ///< [rows, out] bf16 or float32
   bool accumulate = false;
 };
 

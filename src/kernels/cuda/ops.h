@@ -9,6 +9,7 @@
 #include "kernels/gather.h"
 #include "kernels/join_scores.h"
 #include "kernels/linear.h"
+#include "kernels/mlp.h"
 #include "kernels/permute_rows.h"
 #include "kernels/quantize.h"
 #include "kernels/random_bits.h"
@@ -37,9 +38,11 @@ void gelu(const Context& context, const MatrixView& x);
 void gram(const Context& context, const GramParams& params);
 void join_scores(const Context& context, const JoinScoresParams& params);
 void linear(const Context& context, const LinearParams& params);
+void mlp(const Context& context, const MlpParams& params);
 void permute_rows(const Context& context, const PermuteRowsParams& params);
 void quantize_rows(const Context& context, const QuantizeParams& params);
 void random_bits(const Context& context, const MatrixView& out, float magnitude, std::uint64_t seed);
+void random_normal(const Context& context, const MatrixView& out, std::uint64_t seed);
 void rms_norm(const Context& context, const RmsNormParams& params);
 void rope_split(const Context& context, const RopeSplitParams& params);
 void rope_table(const Context& context, const RopeTableParams& params);

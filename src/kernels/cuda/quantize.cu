@@ -73,8 +73,7 @@ __global__ void quantize_wide_kernel(const __nv_bfloat16* in, std::int64_t in_st
     for (int j = 0; j < 2; ++j) {
       const float2 low = __bfloat1622float2(pairs[2 * j]);
       const float2 high = __bfloat1622float2(pairs[2 * j + 1]);
-      fours[j] =
-          __nv_fp8x4_e4m3(make_float4(low.x * inverse, low.y * inverse, high.x * inverse, high.y * inverse));
+      fours[j] = __nv_fp8x4_e4m3(make_float4(low.x * inverse, low.y * inverse, high.x * inverse, high.y * inverse));
     }
     y[i] = packed;
   }

@@ -19,8 +19,9 @@ __device__ float sum_of_block(float x) {
   return sum;
 }
 
-/// A row a block, read once into registers: 4 bytes in, 2 or 4 out an element; weights from the caches. Out may be x.
-template <class T, int kUnits>
+/// A row a block, read once into registers: 2 or 4 bytes in, 2 or 4 out an element; weights from the caches. Out may be
+/// x.
+template <class In, class T, int kUnits>
 __global__ void __launch_bounds__(kRowThreads) norm_in_registers(const RmsNormParams p) {
   const std::int64_t row = blockIdx.x;
   const auto units = static_cast<int>(p.x.cols / kUnit);
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(kRowThreads) norm_in_registers(const RmsNormPa
   for (int n = 0; n < kUnits; ++n) {
     const auto unit = static_cast<int>(threadIdx.x + n * blockDim.x);
     if (unit >= units) break;
-    load_unit(row_of<float>(p.x, row) + unit * kUnit, x[n]);
+    load_unit(row_of<In>(p.x, row) + unit * kUnit, x[n]);
 #pragma unroll
     for (float v : x[n]) square += v * v;
   }
@@ -48,44 +49,46 @@ __global__ void __launch_bounds__(kRowThreads) norm_in_registers(const RmsNormPa
 }
 
 /// Any width and alignment; reads a row twice.
-template <class T>
+template <class In, class T>
 __global__ void __launch_bounds__(kRowThreads) norm_by_elements(const RmsNormParams p) {
   const std::int64_t row = blockIdx.x;
-  const float* x = row_of<float>(p.x, row);
+  const In* x = row_of<In>(p.x, row);
   T* out = row_of<T>(p.out, row);
   float square = 0;
-  for (std::int64_t i = threadIdx.x; i < p.x.cols; i += kRowThreads) square += x[i] * x[i];
+  for (std::int64_t i = threadIdx.x; i < p.x.cols; i += kRowThreads)
+    square += static_cast<float>(x[i]) * static_cast<float>(x[i]);
   const float scale = 1 / sqrtf(sum_of_block(square) / static_cast<float>(p.x.cols) + p.eps);
   for (std::int64_t i = threadIdx.x; i < p.x.cols; i += kRowThreads)
-    out[i] = static_cast<T>(x[i] * scale * p.weight[i]);
+    out[i] = static_cast<T>(static_cast<float>(x[i]) * scale * p.weight[i]);
 }
 
-template <class T>
+template <class In, class T>
 void launch_norm(const Context& context, const RmsNormParams& p) {
   const auto rows = static_cast<unsigned>(p.x.rows);
   const std::int64_t units = p.x.cols / kUnit;
   const std::int64_t each = ceil_div(units, kRowThreads);  // units a thread
   const bool aligned = has_units(p.x) && has_units(p.out) && is_aligned_16(p.weight);
   if (!aligned || each > kMostUnits) {
-    norm_by_elements<T><<<rows, kRowThreads, 0, stream_of(context)>>>(p);
+    norm_by_elements<In, T><<<rows, kRowThreads, 0, stream_of(context)>>>(p);
     return;
   }
   const auto threads = static_cast<unsigned>(ceil_div(ceil_div(units, each), 32) * 32);
   if (each == 1)
-    norm_in_registers<T, 1><<<rows, threads, 0, stream_of(context)>>>(p);
+    norm_in_registers<In, T, 1><<<rows, threads, 0, stream_of(context)>>>(p);
   else if (each == 2)
-    norm_in_registers<T, 2><<<rows, threads, 0, stream_of(context)>>>(p);
+    norm_in_registers<In, T, 2><<<rows, threads, 0, stream_of(context)>>>(p);
   else
-    norm_in_registers<T, kMostUnits><<<rows, threads, 0, stream_of(context)>>>(p);
+    norm_in_registers<In, T, kMostUnits><<<rows, threads, 0, stream_of(context)>>>(p);
 }
 
 }  // namespace
 
 void rms_norm(const Context& context, const RmsNormParams& params) {
   const RmsNormParams& p = params;
-  PUREKV_ASSERT(p.x.dtype == DType::kF32 && p.out.rows == p.x.rows && p.out.cols == p.x.cols);
+  PUREKV_ASSERT(p.out.rows == p.x.rows && p.out.cols == p.x.cols);
   if (p.x.rows == 0) return;
-  with_element(p.out.dtype, [&]<class T>(T) { launch_norm<T>(context, p); });
+  with_element(p.x.dtype,
+               [&]<class In>(In) { with_element(p.out.dtype, [&]<class T>(T) { launch_norm<In, T>(context, p); }); });
   check_launch("norm");
 }
 

@@ -112,6 +112,19 @@ __device__ void best_of_keys(const HeldRows<kParts>& held, LaneTile tile, const 
   atomicMax(best + kind * kStreamRows + 8 * n + 2 * (lane % 4) + e, __float_as_int(score));
 }
 
+/// What begins so many blocks later finds its queries in the second-level cache: 4 % of the time at 131k rows, half of
+/// what an H100 runs at once being better than all of it.
+constexpr unsigned kBlocksAhead = 132;
+
+/// This thread's query row of another tile, towards the second-level cache: two lines of 128 bytes at head_dim 128.
+__device__ void prefetch_row(const FrameKernel& p, const FrameTile& tile, int head) {
+  const int packed = tile.first + static_cast<int>(threadIdx.x);
+  if (packed >= tile.cells * p.group) return;
+  const Bf16Bits* row =
+      p.q + (tile.start + packed / p.group) * p.queries.stride + (head * p.group + packed % p.group) * p.queries.dims;
+  for (int dim = 0; dim < p.queries.dims; dim += 64) asm volatile("prefetch.global.L2 [%0];\n" ::"l"(row + dim));
+}
+
 /// Hands a tile's maxima to the frame's and clears them. Threads 0 to 127.
 __device__ void flush_best(const FrameKernel& p, const FramePlace& at, int step, BestBits& best) {
   if (threadIdx.x >= 2 * kStreamRows) return;
@@ -132,6 +145,8 @@ __global__ void __launch_bounds__(kScoreThreads, 2) score_frames(FrameKernel p) 
   __shared__ BestBits best;
   char* ring = reinterpret_cast<char*>(shared);
   const int lane = threadIdx.x % 32;
+  const unsigned later = min(blockIdx.y * gridDim.x + blockIdx.x + kBlocksAhead, gridDim.x * gridDim.y - 1);
+  const FrameTile ahead = p.tiles[later % gridDim.x];
   FramePlace at{p.tiles[blockIdx.x], static_cast<int>(blockIdx.y), 0, 0, 0};
   at.end = min(at.tile.first + kHeldRows, at.tile.cells * p.group);
   at.keys = (at.end - 1) / p.group + 1;
@@ -155,6 +170,7 @@ __global__ void __launch_bounds__(kScoreThreads, 2) score_frames(FrameKernel p) 
     return p.q + (at.tile.start + packed / p.group) * p.queries.stride +
            (at.head * p.group + packed % p.group) * p.queries.dims;
   });
+  prefetch_row(p, ahead, static_cast<int>(later / gridDim.x));
   whole[threadIdx.x] = whole_lse(p, at);
   (&best[0][0][0])[threadIdx.x] = 0;
   RowSums sums;

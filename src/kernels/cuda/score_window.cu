@@ -6,7 +6,7 @@
 
 /// Attention of the last w rows, eq. 2 of the paper, in three launches:
 /// 1. log-sum-exp of the w * group rows: blocks hold 256 rows and stream a piece of the keys, causally;
-/// 2. pieces become one, in order;
+/// 2. pieces become one, in order (where the caller knows the log-sum-exps, only this step, which arranges them);
 /// 3. columns: a block holds 256 keys, 32 a warp, and streams the packed queries head by head, so that a key is an
 ///    accumulator row: sums and maxima over queries stay in registers, every key has one writer, nothing is atomic.
 ///
@@ -111,6 +111,15 @@ __global__ void __launch_bounds__(kScoreThreads) merge_rows(WindowKernel p, int 
   if (threadIdx.x % 32 == 0) p.lse[row] = row % p.padded < p.window ? top + log2f(sum) : INFINITY;
 }
 
+/// The log-sum-exps that the caller knows, [heads, keys], in the order of WindowKernel::lse. Grid: packed rows by 256.
+__global__ void __launch_bounds__(kScoreThreads) take_rows(WindowKernel p, const float* known, int rows) {
+  const int row = static_cast<int>(blockIdx.x * kScoreThreads + threadIdx.x);
+  if (row >= rows) return;
+  const int i = row % p.padded;
+  const long long keys = p.columns + p.window;
+  p.lse[row] = i < p.window ? known[row / p.padded * keys + p.columns + i] * kLog2E : INFINITY;
+}
+
 /// What a lane knows of its four held keys, 16 m + 8 half + lane / 4.
 struct KeyScores {
   float head[2][2];   ///< over the rows of the head so far: base-2 maximum, or sum
@@ -203,32 +212,46 @@ __global__ void __launch_bounds__(kScoreThreads, 2) score_keys(WindowKernel p) {
   }
 }
 
+/// Fills WindowKernel::lse from the keys. Keys of a piece, whole tiles: as many pieces as fill an H100 twice, by shape
+/// only, so that sums are cut alike on every GPU.
 template <int kParts>
-void launch(const Context& context, const WindowKernel& p, unsigned kv_heads, bool row_max) {
+void sum_window(const Context& context, WindowKernel p, unsigned kv_heads) {
   constexpr int kShared = kStreamStages * kStreamBytes<kParts>;
+  constexpr std::int64_t kBlocks = 264;
+  const std::int64_t keys = p.columns + p.window;
   const int rows = p.group * p.padded;
-  cudaStream_t stream = stream_of(context);
-  allow_shared(sum_rows<kParts>, kShared);
-  const dim3 row_grid(static_cast<unsigned>(p.pieces), static_cast<unsigned>(ceil_div(rows, kHeldRows)), kv_heads);
-  sum_rows<kParts><<<row_grid, kScoreThreads, kShared, stream>>>(p);
-  check_launch("summing the window's rows");
+  const std::int64_t row_tiles = ceil_div(rows, kHeldRows);
+  const std::int64_t most_pieces = std::max<std::int64_t>(1, kBlocks / (kv_heads * row_tiles));
+  p.piece_keys = static_cast<int>(ceil_div(ceil_div(keys, most_pieces), kStreamRows) * kStreamRows);
+  p.pieces = static_cast<int>(ceil_div(keys, p.piece_keys));
   const int all_rows = rows * static_cast<int>(kv_heads);
-  merge_rows<<<static_cast<unsigned>(ceil_div(all_rows, kScoreThreads / 32)), kScoreThreads, 0, stream>>>(p, all_rows);
+  const Buffer partial(context, std::int64_t{p.pieces} * all_rows * static_cast<std::int64_t>(sizeof(float2)));
+  p.partial = partial.as<float2>();
+  allow_shared(sum_rows<kParts>, kShared);
+  const dim3 grid(static_cast<unsigned>(p.pieces), static_cast<unsigned>(row_tiles), kv_heads);
+  sum_rows<kParts><<<grid, kScoreThreads, kShared, stream_of(context)>>>(p);
+  check_launch("summing the window's rows");
+  const auto blocks = static_cast<unsigned>(ceil_div(all_rows, kScoreThreads / 32));
+  merge_rows<<<blocks, kScoreThreads, 0, stream_of(context)>>>(p, all_rows);
   check_launch("merging the window's rows");
+}
+
+template <int kParts>
+void launch(const Context& context, const WindowKernel& p, const float* known, unsigned kv_heads, bool row_max) {
+  cudaStream_t stream = stream_of(context);
+  if (known == nullptr) {
+    sum_window<kParts>(context, p, kv_heads);
+  } else {
+    const int rows = p.group * p.padded * static_cast<int>(kv_heads);
+    take_rows<<<static_cast<unsigned>(ceil_div(rows, kScoreThreads)), kScoreThreads, 0, stream>>>(p, known, rows);
+    check_launch("taking the window's rows");
+  }
   auto* const score = row_max ? score_keys<kParts, true> : score_keys<kParts, false>;
   constexpr int kSharedKeys = kStreamStages * kStageBytes<kParts>;
   allow_shared(score, kSharedKeys);
   score<<<dim3(static_cast<unsigned>(ceil_div(p.columns, kHeldRows)), kv_heads), kScoreThreads, kSharedKeys, stream>>>(
       p);
   check_launch("scoring keys by the window");
-}
-
-/// Keys of one piece of step 1, whole tiles: as many pieces as fill an H100 twice. By shape only, so that sums are cut
-/// alike on every GPU.
-int piece_keys(std::int64_t keys, std::int64_t blocks_a_piece) {
-  constexpr std::int64_t kBlocks = 264;
-  const std::int64_t pieces = std::max<std::int64_t>(1, kBlocks / blocks_a_piece);
-  return static_cast<int>(ceil_div(ceil_div(keys, pieces), kStreamRows) * kStreamRows);
 }
 
 }  // namespace
@@ -255,15 +278,11 @@ void window_score(const Context& context, const WindowScoreParams& params) {
                  .out = params.out};
   p.keys = operand_of(params.kv, false, static_cast<int>(shape.head_dim), p.k);
   const std::int64_t rows = p.group * static_cast<std::int64_t>(p.padded);
-  p.piece_keys = piece_keys(keys, shape.kv_heads * ceil_div(rows, kHeldRows));
-  p.pieces = static_cast<int>(ceil_div(keys, p.piece_keys));
-  const Buffer partial(context, p.pieces * shape.kv_heads * rows * static_cast<std::int64_t>(sizeof(float2)));
   const Buffer lse(context, shape.kv_heads * rows * static_cast<std::int64_t>(sizeof(float)));
-  p.partial = partial.as<float2>();
   p.lse = lse.as<float>();
   const auto kv_heads = static_cast<unsigned>(shape.kv_heads);
-  if (shape.head_dim <= 2 * kDimsAPart) return launch<2>(context, p, kv_heads, params.row_max);
-  launch<4>(context, p, kv_heads, params.row_max);
+  if (shape.head_dim <= 2 * kDimsAPart) return launch<2>(context, p, params.lse, kv_heads, params.row_max);
+  launch<4>(context, p, params.lse, kv_heads, params.row_max);
 }
 
 }  // namespace purekv::cuda

@@ -12,6 +12,8 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+bool Tokenizer::built_in() { return false; }
+
 Tokenizer Tokenizer::load(const std::string& path) {
   fail(ErrorKind::kInput, "{}: this build has no tokenizer; build with -DPUREKV_TEXT=ON, or give token ids", path);
 }

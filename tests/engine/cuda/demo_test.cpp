@@ -42,7 +42,8 @@ std::vector<std::vector<float>> read_logits(const std::string& trace, std::size_
   std::ifstream file(trace + "/logits.npy", std::ios::binary);
   std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   constexpr std::size_t kPrefix = 10;  // magic, version and the header's length
-  const std::size_t header = kPrefix + static_cast<std::uint8_t>(bytes.at(8)) + 256U * static_cast<std::uint8_t>(bytes.at(9));
+  const std::size_t header =
+      kPrefix + static_cast<std::uint8_t>(bytes.at(8)) + 256U * static_cast<std::uint8_t>(bytes.at(9));
   const std::size_t vocab = (bytes.size() - header) / sizeof(float) / rows;
   std::vector<std::vector<float>> out(rows, std::vector<float>(vocab));
   for (std::size_t r = 0; r < rows; ++r)
@@ -102,7 +103,8 @@ TEST_F(CudaDemoTest, AnswersEqualTheCpusAndLogitsAreNear) {
   std::filesystem::remove_all(scratch);
   const double mean = sum / static_cast<double>(rows);
   RecordProperty("mean_kl", std::to_string(mean));
-  std::cout << "mean KL " << mean << " over " << rows << " rows, " << equal << " of " << items_.size() << " answers equal\n";
+  std::cout << "mean KL " << mean << " over " << rows << " rows, " << equal << " of " << items_.size()
+            << " answers equal\n";
   EXPECT_LE(mean, 1e-3);
 }
 

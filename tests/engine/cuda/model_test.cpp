@@ -32,7 +32,7 @@ TextConfig small_config() {
 }
 
 /// One prompt on one backend: the same random weights and rows everywhere, because random_bits is.
-struct Run {
+struct ModelRun {
   Context context;
   TextConfig config = small_config();
   LanguageWeights weights;
@@ -41,7 +41,7 @@ struct Run {
   KvCache cache;
   std::vector<float> logits;
 
-  Run(const Context& c, FrameTable t)
+  ModelRun(const Context& c, FrameTable t)
       : context(c),
         weights(random_language(c, config, DType::kBF16)),
         decoder(context, config, weights),
@@ -57,12 +57,19 @@ struct Run {
     const RopeTable rope = make_rope_table(context, config, positions);
     const std::int32_t block_rows = plan_block_rows(context);
     const AttentionPlan dense = make_plan(table, {.block_rows = block_rows});
-    const AttentionPlan sparse = make_plan(table, {.pattern = pattern, .local_window = 40, .atrous_rate = 3, .block_rows = block_rows});
+    const AttentionPlan sparse =
+        make_plan(table, {.pattern = pattern, .local_window = 40, .atrous_rate = 3, .block_rows = block_rows});
     const Matrix hidden(context, DType::kF32, table.rows, config.hidden);
     random_bits(context, hidden.view(), 1.0F, seed);
     Selector selector(context, compression, table);
-    Prefill prefill(decoder, cache, {.hidden = hidden.view(), .rope = &rope, .table = &table, .dense = &dense,
-                                     .sparse = &sparse, .sparse_from = 1, .chunk = chunk});
+    Prefill prefill(decoder, cache,
+                    {.hidden = hidden.view(),
+                     .rope = &rope,
+                     .table = &table,
+                     .dense = &dense,
+                     .sparse = &sparse,
+                     .sparse_from = 1,
+                     .chunk = chunk});
     const LayerHook hook = [&](const Observation& seen) -> std::optional<CompactionPlan> {
       auto keep = selector.select(seen);
       if (!keep) return std::nullopt;
@@ -112,8 +119,8 @@ TEST_F(CudaModelTest, PrefillAndDecodeFollowTheCpu) {
   for (const Pattern pattern : {Pattern::kDense, Pattern::kSpatialTemporal, Pattern::kSpatial, Pattern::kTemporal,
                                 Pattern::kLocal, Pattern::kAtrous})
     for (const double percent : {100.0, 20.0}) {
-      Run cpu(cpu_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
-      Run gpu(context_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
+      ModelRun cpu(cpu_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
+      ModelRun gpu(context_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
       cpu.prefill(keeps(Score::kOwnFrame, percent), pattern, 512, 3);
       gpu.prefill(keeps(Score::kOwnFrame, percent), pattern, 100, 3);
       SCOPED_TRACE(testing::Message() << "pattern " << static_cast<int>(pattern) << " at " << percent);
@@ -134,7 +141,7 @@ TEST_F(CudaModelTest, EveryScoreSelectsAndRepeatsBitForBit) {
     std::vector<std::vector<float>> logits;
     std::vector<std::vector<std::int32_t>> kept;
     for (int i = 0; i < 2; ++i) {
-      Run gpu(context_, make_table(3, {{5, 6, 7}}, 0, 40));
+      ModelRun gpu(context_, make_table(3, {{5, 6, 7}}, 0, 40));
       gpu.prefill(options, Pattern::kSpatialTemporal, 64, 8);
       kept.push_back(gpu.cache.tokens(2, 1));
       logits.push_back(gpu.decode(std::vector<std::int32_t>{1, 2, 3}));
@@ -146,14 +153,14 @@ TEST_F(CudaModelTest, EveryScoreSelectsAndRepeatsBitForBit) {
 }
 
 TEST_F(CudaModelTest, ABatchDecodesAsItsSequencesAlone) {
-  std::vector<std::unique_ptr<Run>> runs;
+  std::vector<std::unique_ptr<ModelRun>> runs;
   std::vector<std::vector<float>> alone;
   for (const std::int32_t rows : {9, 300, 61, 1}) {
     const CompressionOptions options = keeps(Score::kOwn, rows > 100 ? 20 : 100);
-    Run single(context_, make_frame_table(rows, {}));
+    ModelRun single(context_, make_frame_table(rows, {}));
     single.prefill(options, Pattern::kDense, 512, 5);
     alone.push_back(single.decode(std::vector<std::int32_t>{4, 4, 4}));
-    runs.push_back(std::make_unique<Run>(context_, make_frame_table(rows, {})));
+    runs.push_back(std::make_unique<ModelRun>(context_, make_frame_table(rows, {})));
     runs.back()->prefill(options, Pattern::kDense, 512, 5);
   }
   std::vector<KvCache*> caches;
@@ -170,7 +177,8 @@ TEST_F(CudaModelTest, ABatchDecodesAsItsSequencesAlone) {
     for (std::int32_t& position : positions) ++position;
     const auto logits = to_host<float>(context_, session.logits().data, 4 * 1000);
     for (std::size_t s = 0; s < runs.size(); ++s) {
-      const std::vector<float> got(logits.begin() + static_cast<std::ptrdiff_t>(s * 1000), logits.begin() + static_cast<std::ptrdiff_t>(s * 1000 + 1000));
+      const std::vector<float> got(logits.begin() + static_cast<std::ptrdiff_t>(s * 1000),
+                                   logits.begin() + static_cast<std::ptrdiff_t>(s * 1000 + 1000));
       const std::vector<float> want(alone[s].begin() + step * 1000, alone[s].begin() + step * 1000 + 1000);
       EXPECT_LT(nmse(got, want), 1e-4) << "sequence " << s << " step " << step;
     }
@@ -200,7 +208,9 @@ TEST_F(CudaModelTest, VisionTowerFollowsTheCpu) {
     cpu.encode(h, w, slices, a.view(), reference.view());
     gpu.encode(h, w, slices, b.view(), out.view());
     const std::int64_t size = rows / 4 * config.out_hidden;
-    EXPECT_LT(nmse(to_host<float>(context_, out.view().data, size), to_host<float>(cpu_, reference.view().data, size)), kModelBound) << h << "x" << w;
+    EXPECT_LT(nmse(to_host<float>(context_, out.view().data, size), to_host<float>(cpu_, reference.view().data, size)),
+              kModelBound)
+        << h << "x" << w;
   }
 }
 
@@ -214,7 +224,7 @@ TEST_F(CudaModelTest, OutOfMemoryIsAnErrorAndTheDeviceStaysUsable) {
     EXPECT_NE(std::string(error.what()).find(std::to_string(std::int64_t{1} << 45)), std::string::npos) << error.what();
     EXPECT_NE(std::string(error.what()).find("--budget"), std::string::npos);
   }
-  Run gpu(context_, make_frame_table(20, {}));
+  ModelRun gpu(context_, make_frame_table(20, {}));
   gpu.prefill(keeps(Score::kOwn, 100), Pattern::kDense, 512, 5);
   for (const float x : gpu.logits) ASSERT_TRUE(std::isfinite(x));
   EXPECT_NEAR(static_cast<double>(available_bytes(context_)), static_cast<double>(before), 1e9);

@@ -34,10 +34,6 @@ class AttentionSm90Test : public CudaTest {
     std::int64_t padding = 0;  ///< columns of other things beside q's and out's
   };
 
-  struct Result {
-    std::vector<float> out, lse;
-  };
-
   static std::int64_t rows_of(const AttentionPlan& plan) {
     std::int64_t rows = 0;
     for (const QueryBlock& block : plan.blocks) rows += block.count;
@@ -64,14 +60,15 @@ class AttentionSm90Test : public CudaTest {
       AttentionParams p{.shape = {shape.heads, shape.kv_heads, shape.head_dim},
                         .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim)),
                         .q = {q_data, type, rows, cols, stride},
-                        .fresh = {.dtype = type},
+                        .cached = {},
+                        .fresh = {.dtype = type, .heads = {}},
                         .plan = &plan,
                         .out = {o_data, type, rows, cols, stride},
                         .lse = l};
       for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
         const auto offset = static_cast<std::size_t>(h * keys * shape.head_dim) * size_of(type);
-        p.fresh.heads.push_back({static_cast<std::byte*>(k_data) + offset, static_cast<std::byte*>(v_data) + offset,
-                                 keys, shape.head_dim});
+        p.fresh.heads.push_back(
+            {static_cast<std::byte*>(k_data) + offset, static_cast<std::byte*>(v_data) + offset, keys, shape.head_dim});
       }
       return p;
     };
@@ -117,8 +114,7 @@ class AttentionSm90Test : public CudaTest {
   }
 
   /// Frames of h x w cells after `prefix` text rows, `tail` text rows behind.
-  static FrameTable frames(std::int32_t prefix, std::int32_t count, std::int32_t h, std::int32_t w,
-                           std::int32_t tail) {
+  static FrameTable frames(std::int32_t prefix, std::int32_t count, std::int32_t h, std::int32_t w, std::int32_t tail) {
     std::vector<FrameSpan> spans;
     for (std::int32_t i = 0; i < count; ++i) spans.push_back({prefix + i * h * w, 0, i, h, w});
     return make_frame_table(prefix + count * h * w + tail, spans);
@@ -182,7 +178,7 @@ TEST_F(AttentionSm90Test, SeveralClipsAndTextBetweenFrames) {
   check({}, plan_of(table, Pattern::kLocal, 40));
 }
 
-TEST_F(AttentionSm90Test, ManySmallRangesShareASteps) {
+TEST_F(AttentionSm90Test, ManySmallRangesShareSteps) {
   AttentionPlan plan;
   plan.blocks.push_back({0, 40, 1, 0, 45});
   for (std::int32_t i = 0; i < 45; ++i) plan.ranges.push_back({.first = 11 * i, .count = 1 + i % 9});
@@ -216,7 +212,8 @@ TEST_F(AttentionSm90Test, NanPasses) {
   AttentionParams p{.shape = {28, 4, 128},
                     .scale = 0.1F,
                     .q = {data.data(), DType::kBF16, 200, cols, cols},
-                    .fresh = {.dtype = DType::kBF16},
+                    .cached = {},
+                    .fresh = {.dtype = DType::kBF16, .heads = {}},
                     .plan = &plan,
                     .out = {out.data(), DType::kBF16, 200, cols, cols}};
   for (std::int64_t h = 0; h < 4; ++h)
@@ -231,7 +228,8 @@ TEST_F(AttentionSm90Test, SaysNoToWhatItCannotDo) {
   AttentionParams p{.shape = {4, 2, 64},
                     .scale = 0.125F,
                     .q = {data.data(), DType::kBF16, 64, 256, 256},
-                    .fresh = {.dtype = DType::kBF16},
+                    .cached = {},
+                    .fresh = {.dtype = DType::kBF16, .heads = {}},
                     .plan = &plan,
                     .out = {data.as<std::uint16_t>() + 65536, DType::kBF16, 64, 256, 256}};
   const auto* rows = data.as<const std::uint16_t>() + 131072;
@@ -255,15 +253,16 @@ TEST(AttentionSm90Tiles, CoverEveryRowOnceAndSplitOnlyTheLong) {
   for (std::int32_t i = 0; i < 64; ++i) spans.push_back({32 + i * 64, 0, i, 8, 8});
   const AttentionPlan plan = make_plan(make_frame_table(32 + 64 * 64 + 40, spans),
                                        {.pattern = Pattern::kSpatialTemporal, .block_rows = kWholeBlocks});
-  const cuda::TileList list = cuda::make_tiles(plan, {.tile_rows = 18, .kv_heads = 4, .sms = 132});
+  const cuda::sm90::TileList list =
+      cuda::sm90::make_tiles(plan, {.tile_rows = 18, .kv_heads = 4, .sms = 132, .long_keys = 12000});
   std::vector<int> covered(32 + 64 * 64 + 40);
-  for (const cuda::AttentionTile& tile : list.tiles) {
+  for (const cuda::sm90::AttentionTile& tile : list.tiles) {
     EXPECT_LT(tile.segment_begin, tile.segment_end);
     EXPECT_LE(tile.end - tile.first, 18);
     if (tile.slot < 0)
       for (std::int32_t row = tile.first; row < tile.end; ++row) ++covered[static_cast<std::size_t>(row)];
   }
-  for (const cuda::SplitRows& split : list.splits) {
+  for (const cuda::sm90::SplitRows& split : list.splits) {
     EXPECT_GT(split.slots, 1);
     EXPECT_GE(split.first, 32 + 64 * 64) << "only question rows are long here";
     for (std::int32_t row = split.first; row < split.end; ++row) ++covered[static_cast<std::size_t>(row)];

@@ -34,7 +34,8 @@ struct Weights {
     std::vector<Float8> bits;
     for (std::int64_t o = 0; o < p.out; ++o) {
       float most = 0;
-      for (std::int64_t i = 0; i < p.in; ++i) most = std::max(most, std::abs(values[static_cast<std::size_t>(o * p.in + i)]));
+      for (std::int64_t i = 0; i < p.in; ++i)
+        most = std::max(most, std::abs(values[static_cast<std::size_t>(o * p.in + i)]));
       const float scale = most / 448.0F;
       scales.push_back(scale);
       for (std::int64_t i = 0; i < p.in; ++i) {
@@ -90,7 +91,8 @@ double error_of(const Context& context, const Problem& p, unsigned seed) {
   const Buffer dnorm = to_device(context, norm_weight);
   const Buffer work = poisoned(context, p.rows * p.in * 2);
   std::vector<float> before = normal_floats(p.rows * p.out, random);
-  const Buffer out = p.accumulate ? to_device(context, before) : poisoned(context, p.rows * p.out * (p.wide_out ? 4 : 2));
+  const Buffer out =
+      p.accumulate ? to_device(context, before) : poisoned(context, p.rows * p.out * (p.wide_out ? 4 : 2));
   linear(context, {.x = {dx.data(), wide_x ? DType::kF32 : DType::kBF16, p.rows, p.in, p.in},
                    .norm = {.weight = p.norm ? dnorm.as<float>() : nullptr,
                             .work = {work.data(), DType::kBF16, p.rows, p.in, p.in}},
@@ -112,10 +114,13 @@ TEST_F(CudaLinearTest, EveryRowCountShapeAndEpilogue) {
   for (const std::int64_t rows : {1, 2, 7, 8, 9, 16, 33, 64, 65, 129})
     for (const auto& [in, out] : {std::pair<std::int64_t, std::int64_t>{128, 64}, {320, 200}, {1176, 96}}) {
       EXPECT_LT(error_of(context_, {rows, in, out}, ++seed), kBound) << rows << " " << in << " " << out;
-      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .bias = true, .accumulate = true}, ++seed), kBound);
-      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .bias = true, .wide_out = false}, ++seed), kBound);
+      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .bias = true, .accumulate = true}, ++seed),
+                kBound);
+      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .bias = true, .wide_out = false}, ++seed),
+                kBound);
       EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .wide_x = true}, ++seed), kBound);
-      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .wide_out = false, .norm = true}, ++seed), kBound);
+      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .wide_out = false, .norm = true}, ++seed),
+                kBound);
     }
 }
 
@@ -125,9 +130,13 @@ TEST_F(CudaLinearTest, Fp8ScalesRowsAndChannels) {
   for (const std::int64_t rows : {1, 8, 65, 256})
     for (const auto& [in, out] : {std::pair<std::int64_t, std::int64_t>{128, 64}, {512, 208}}) {
       EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .fp8 = true}, ++seed), kFp8Bound) << rows;
-      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .bias = true, .wide_out = false, .norm = true, .fp8 = true}, ++seed),
+      EXPECT_LT(
+          error_of(context_,
+                   {.rows = rows, .in = in, .out = out, .bias = true, .wide_out = false, .norm = true, .fp8 = true},
+                   ++seed),
+          kFp8Bound);
+      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .accumulate = true, .fp8 = true}, ++seed),
                 kFp8Bound);
-      EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .accumulate = true, .fp8 = true}, ++seed), kFp8Bound);
     }
 }
 
@@ -150,7 +159,8 @@ TEST_F(CudaLinearTest, GatedEqualsItsParts) {
     std::vector<float> zero(static_cast<std::size_t>(rows * p.out), 0.0F);
     std::vector<float> expected = reference(p, x, gate, zero);
     const std::vector<float> right = reference(p, x, up, zero);
-    swiglu_reference({expected.data(), DType::kF32, rows, p.out, p.out}, {right.data(), DType::kF32, rows, p.out, p.out});
+    swiglu_reference({expected.data(), DType::kF32, rows, p.out, p.out},
+                     {right.data(), DType::kF32, rows, p.out, p.out});
     EXPECT_LT(nmse(widen(to_host<std::uint16_t>(context_, out.data(), rows * p.out)), expected), kBound) << rows;
   }
 }

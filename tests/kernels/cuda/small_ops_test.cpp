@@ -25,7 +25,8 @@ TEST_F(CudaSmallOpsTest, PermutesRowsOfAnyWidth) {
       const Buffer din = to_device(context_, in);
       const Buffer order = to_device(context_, rows);
       const Buffer out = poisoned(context_, din.bytes());
-      permute_rows(context_, {.in = view(din.data()), .rows = order.as<std::int32_t>(), .group = group, .out = view(out.data())});
+      permute_rows(context_,
+                   {.in = view(din.data()), .rows = order.as<std::int32_t>(), .group = group, .out = view(out.data())});
       EXPECT_EQ(to_host<std::uint16_t>(context_, out.data(), static_cast<std::int64_t>(in.size())), expected);
     }
 }
@@ -72,14 +73,26 @@ TEST_F(CudaSmallOpsTest, RopeTableIsAccurateFarOut) {
   const std::vector<std::int32_t> axis = {0, 1, 0, 1, 0};
   std::vector<float> cos(20);
   std::vector<float> sin(20);
-  RopeTableParams p{.positions = positions.data(), .rows = 4, .frequency = frequency.data(), .axis = axis.data(), .half = 5, .cos = cos.data(), .sin = sin.data()};
+  RopeTableParams p{.positions = positions.data(),
+                    .rows = 4,
+                    .frequency = frequency.data(),
+                    .axis = axis.data(),
+                    .half = 5,
+                    .cos = cos.data(),
+                    .sin = sin.data()};
   rope_table(cpu_, p);
   const Buffer dp = to_device(context_, positions);
   const Buffer df = to_device(context_, frequency);
   const Buffer da = to_device(context_, axis);
   const Buffer dc = poisoned(context_, 80);
   const Buffer ds = poisoned(context_, 80);
-  rope_table(context_, {.positions = dp.as<std::int32_t>(), .rows = 4, .frequency = df.as<float>(), .axis = da.as<std::int32_t>(), .half = 5, .cos = dc.as<float>(), .sin = ds.as<float>()});
+  rope_table(context_, {.positions = dp.as<std::int32_t>(),
+                        .rows = 4,
+                        .frequency = df.as<float>(),
+                        .axis = da.as<std::int32_t>(),
+                        .half = 5,
+                        .cos = dc.as<float>(),
+                        .sin = ds.as<float>()});
   const auto gc = to_host<float>(context_, dc.data(), 20);
   const auto gs = to_host<float>(context_, ds.data(), 20);
   for (std::size_t i = 0; i < 20; ++i) {

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "base/matrix.h"
+#include "device/buffer.h"
+#include "kernels/linear.h"
+
+namespace purekv::cuda {
+
+/// x of a product in its weight's type, with what it takes to hold it. The memory is stream-ordered: it may go back to
+/// the pool as soon as the product is queued.
+struct Operand {
+  Matrix narrowed, quantized;
+  Buffer scales;
+  ConstMatrixView x;
+};
+
+/// Whether few rows stream their weights: gemv() norms and accumulates in float32 only.
+bool streams(const Context& context, const LinearParams& params);
+bool streams(const Context& context, const GatedLinearParams& params);
+
+/// Normed where asked, then rounded to bf16 or scaled to fp8.
+Operand prepare(const Context& context, const ConstMatrixView& x, const NormOperand& norm, DType type);
+
+/// Memory for fp8 rows and their scales.
+Operand take_quantized(const Context& context, std::int64_t rows, std::int64_t cols);
+
+void multiply(const Context& context, const Operand& operand, const LinearOperand& w, const MatrixView& out,
+              bool accumulate);
+
+}  // namespace purekv::cuda

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "kernels/linear.h"
+
+namespace purekv {
+
+/// out += down(silu(x G^T + g) * (x U^T + u)), x = rms_norm(out) where a norm is given.
+struct MlpParams {
+  ConstMatrixView x;  ///< [rows, hidden] float32, or context.activation()
+  NormOperand norm;
+  LinearOperand gate, up;         ///< [ffn, hidden]
+  LinearOperand down;             ///< [hidden, ffn]
+  MatrixView gate_work, up_work;  ///< [rows, ffn] context.activation()
+  MatrixView out;                 ///< [rows, hidden] the residual stream; may be x
+};
+
+/// The SwiGLU MLP of a block: 6 rows hidden ffn FLOPs. With fp8 weights what lies between the products is scaled and
+/// rounded as it is made, and never stored in 16 bits.
+void mlp(const Context& context, const MlpParams& params);
+
+}  // namespace purekv
