@@ -74,6 +74,23 @@ TEST(RandomBits, LieInTheirOctaveOnAnyThreads) {
   }
 }
 
+TEST(RandomNormal, HasUnitDeviationOnAnyThreads) {
+  std::vector<float> one(20001);
+  std::vector<float> three(one.size());
+  const auto view = [](std::vector<float>& x) { return MatrixView{x.data(), DType::kF32, 1, 20001, 20001}; };
+  random_normal({.threads = 1}, view(one), 4);
+  random_normal({.threads = 3}, view(three), 4);
+  EXPECT_EQ(one, three);
+  double sum = 0;
+  double squares = 0;
+  for (const float x : one) {
+    sum += static_cast<double>(x);
+    squares += static_cast<double>(x) * static_cast<double>(x);
+  }
+  EXPECT_NEAR(sum / 20001, 0, 0.03);
+  EXPECT_NEAR(squares / 20001, 1, 0.05);
+}
+
 TEST(PermuteRows, MovesGroups) {
   const std::vector<float> in = {0, 1, 2, 3, 4, 5, 6, 7};
   const std::vector<std::int32_t> rows = {1, 0, 1};

@@ -237,7 +237,8 @@ __global__ void __launch_bounds__(AttentionTraits<kDim>::kThreads, AttentionTrai
     before += line.slots;
     if (begin < end) walk_slots<kDim, T::kRowBlocks>(args, head, begin, end, line, shared, rows);
   }
-  cp_async_wait<0>();  // queries of a block that had no slot
+  cp_async_commit();  // queries of a block that had no slot: only groups are waited for
+  cp_async_wait<0>();
   __syncthreads();
 #pragma unroll
   for (int b = 0; b < T::kRowBlocks; ++b)

@@ -92,7 +92,9 @@ TEST_F(CudaDemoTest, AnswersEqualTheCpusAndLogitsAreNear) {
     const bool same = left.output_ids == right.output_ids;
     equal += same ? 1 : 0;
     constexpr std::size_t kExamples = 8;
-    if (i < kExamples) EXPECT_EQ(left.output_ids, right.output_ids) << items_[i].at("id");
+    if (i < kExamples) {
+      EXPECT_EQ(left.output_ids, right.output_ids) << items_[i].at("id");
+    }
     // Rows are comparable as long as the ids before them are the same.
     for (std::size_t r = 0; r < std::min(reference.size(), other.size()); ++r) {
       sum += kl(reference[r], other[r]);

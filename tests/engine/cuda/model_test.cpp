@@ -130,7 +130,9 @@ TEST_F(CudaModelTest, PrefillAndDecodeFollowTheCpu) {
         for (std::int64_t head = 0; head < 2; ++head)
           EXPECT_GT(overlap(gpu.cache.tokens(layer, head), cpu.cache.tokens(layer, head)), 0.9) << layer << head;
       const std::vector<float> reference = cpu.decode(ids);
-      if (percent == 100.0) EXPECT_LT(nmse(gpu.decode(ids), reference), kModelBound);
+      if (percent == 100.0) {
+        EXPECT_LT(nmse(gpu.decode(ids), reference), kModelBound);
+      }
     }
 }
 

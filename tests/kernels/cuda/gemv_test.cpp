@@ -64,12 +64,13 @@ class CudaGemv : public CudaTest {
   /// x and the norm's weight in both places.
   struct Input {
     std::vector<float> x, norm, normed;
-    Buffer x_device, norm_device;
+    Buffer x_device, norm_device, work_device;
     Input(const Context& context, const Case& c, std::mt19937& random)
         : x(normal_floats(c.rows * c.in, random, 3)),
           norm(normal_floats(c.in, random)),
           normed(x.size()),
-          norm_device(to_device(context, norm)) {
+          norm_device(to_device(context, norm)),
+          work_device(poisoned(context, c.rows * c.in * 2)) {
       x_device = c.wide_x ? to_device(context, x) : to_device(context, round_to_bf16(x));
     }
     [[nodiscard]] ConstMatrixView device(const Case& c) const {
@@ -77,7 +78,9 @@ class CudaGemv : public CudaTest {
     }
     [[nodiscard]] ConstMatrixView host(const Case& c) const { return {x.data(), DType::kF32, c.rows, c.in, c.in}; }
     [[nodiscard]] NormOperand device_norm(const Case& c) const {
-      return {.weight = c.norm ? norm_device.as<float>() : nullptr, .eps = 1e-6F, .work = {}};
+      return {.weight = c.norm ? norm_device.as<float>() : nullptr,
+              .eps = 1e-6F,
+              .work = {work_device.data(), DType::kBF16, c.rows, c.in, c.in}};
     }
     [[nodiscard]] NormOperand host_norm(const Case& c) {
       return {.weight = c.norm ? norm.data() : nullptr,

@@ -3,6 +3,7 @@
 #include "kernels/permute_rows.h"
 #include "kernels/quantize.h"
 #include "kernels/random_bits.h"
+#include "kernels/rms_norm.h"
 #include "kernels/rope_table.h"
 #include "support/cuda.h"
 
@@ -64,6 +65,26 @@ TEST_F(CudaSmallOpsTest, QuantisesAsTheCpuDoes) {
                              .scales = dscales.as<float>()});
     EXPECT_EQ(to_host<float>(context_, dscales.data(), rows), scales);
     EXPECT_EQ(to_host<std::uint8_t>(context_, out.data(), size), expected) << cols;
+  }
+}
+
+TEST_F(CudaSmallOpsTest, NormsRowsOfBf16) {
+  std::mt19937 random(4);
+  for (const std::int64_t cols : {1, 9, 320, 1280, 9000}) {
+    const std::int64_t rows = 3;
+    std::vector<float> x = normal_floats(rows * cols, random, 5);
+    const std::vector<float> weight = normal_floats(cols, random);
+    const Buffer dx = to_device(context_, round_to_bf16(x));
+    const Buffer dw = to_device(context_, weight);
+    const Buffer out = poisoned(context_, rows * cols * 2);
+    rms_norm(context_, {.x = {dx.data(), DType::kBF16, rows, cols, cols},
+                        .weight = dw.as<float>(),
+                        .out = {out.data(), DType::kBF16, rows, cols, cols}});
+    std::vector<float> expected(x.size());
+    rms_norm(cpu_, {.x = {x.data(), DType::kF32, rows, cols, cols},
+                    .weight = weight.data(),
+                    .out = {expected.data(), DType::kF32, rows, cols, cols}});
+    EXPECT_LT(nmse(widen(to_host<std::uint16_t>(context_, out.data(), rows * cols)), expected), 1e-5) << cols;
   }
 }
 
