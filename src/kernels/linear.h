@@ -30,10 +30,10 @@ struct LinearParams {
 };
 
 /// Matrix product with a checkpoint's weight. context.compute = kF32: operands as they are, float32
-/// accumulation; kBF16 (with bf16 weights): x is rounded to bf16, accumulation stays float32. fp8 weights: x is scaled by
-/// its row's largest absolute value and rounded to e4m3; up to 16 rows of it stay bf16.
-/// 2 rows in out FLOPs; reads in out weight elements once a call (few rows) or once a row block.
-/// No copy of a weight outlives the call. Throws Error(kInternal) on shapes that do not fit.
+/// accumulation; kBF16 (with bf16 weights): x is rounded to bf16, accumulation stays float32. fp8 weights: x is scaled
+/// by its row's largest absolute value and rounded to e4m3; up to 16 rows of it stay bf16. 2 rows in out FLOPs; reads
+/// in out weight elements once a call (few rows) or once a row block. No copy of a weight outlives the call. Throws
+/// Error(kInternal) on shapes that do not fit.
 void linear(const Context& context, const LinearParams& params);
 
 /// out = silu(x G^T + g) * (x U^T + u), the gated half of a SwiGLU MLP.

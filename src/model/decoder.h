@@ -100,7 +100,7 @@ class Prefill {
   std::int64_t layer_ = 0;
   Matrix q_, attended_, last_;
   std::array<Fence, 2> queued_;  ///< ends of the last two layers
-  Buffer lse_;  ///< [heads, l] float32
+  Buffer lse_;                   ///< [heads, l] float32
 };
 
 }  // namespace purekv
