@@ -29,6 +29,20 @@ class CudaDemoTest : public CudaTest {
     return engine.ask(std::move(question), options);
   }
 
+  /// What greedy answers of two engines have in common. Rows of logits are compared as long as the ids before them are
+  /// the same.
+  struct Comparison {
+    double mean_kl = 0;
+    std::int64_t rows = 0, top_equal = 0, answers_equal = 0, answers = 0;
+    std::int64_t examples_equal = 0;  ///< of the first eight
+    [[nodiscard]] std::string text() const {
+      return "mean KL " + std::to_string(mean_kl * 1e6) + "e-6, top token equal in " + std::to_string(top_equal) +
+             " of " + std::to_string(rows) + " rows, " + std::to_string(answers_equal) + " of " +
+             std::to_string(answers) + " answers equal";
+    }
+  };
+  Comparison compare(Engine& reference, Engine& other);
+
   [[nodiscard]] static EngineOptions engine_options(DeviceKind device) {
     return {.model_dir = std::string(PUREKV_SOURCE_DIR) + "/models/demo", .device = device};
   }
@@ -74,40 +88,53 @@ AskOptions full_cache() {
   return options;
 }
 
-TEST_F(CudaDemoTest, AnswersEqualTheCpusAndLogitsAreNear) {
-  Engine cpu(engine_options(DeviceKind::kCpu));
-  Engine gpu(engine_options(DeviceKind::kCuda));
+CudaDemoTest::Comparison CudaDemoTest::compare(Engine& reference, Engine& other) {
   const std::filesystem::path scratch = std::filesystem::temp_directory_path() / "purekv-demo-test";
+  constexpr std::int64_t kExamples = 8;
+  Comparison result;
   double sum = 0;
-  std::int64_t rows = 0;
-  std::int64_t equal = 0;
-  for (std::size_t i = 0; i < items_.size(); ++i) {
+  for (const auto& item : items_) {
     AskOptions options = full_cache();
-    options.trace_dir = (scratch / "cpu").string();
-    const Answer left = ask(cpu, items_[i], options);
-    const auto reference = read_logits(options.trace_dir, left.output_ids.size());
-    options.trace_dir = (scratch / "gpu").string();
-    const Answer right = ask(gpu, items_[i], options);
-    const auto other = read_logits(options.trace_dir, right.output_ids.size());
+    options.trace_dir = (scratch / "reference").string();
+    const Answer left = ask(reference, item, options);
+    const auto left_logits = read_logits(options.trace_dir, left.output_ids.size());
+    options.trace_dir = (scratch / "other").string();
+    const Answer right = ask(other, item, options);
+    const auto right_logits = read_logits(options.trace_dir, right.output_ids.size());
     const bool same = left.output_ids == right.output_ids;
-    equal += same ? 1 : 0;
-    constexpr std::size_t kExamples = 8;
-    if (i < kExamples) {
-      EXPECT_EQ(left.output_ids, right.output_ids) << items_[i].at("id");
-    }
-    // Rows are comparable as long as the ids before them are the same.
-    for (std::size_t r = 0; r < std::min(reference.size(), other.size()); ++r) {
-      sum += kl(reference[r], other[r]);
-      ++rows;
+    result.examples_equal += same && result.answers < kExamples ? 1 : 0;
+    result.answers_equal += same ? 1 : 0;
+    ++result.answers;
+    for (std::size_t r = 0; r < std::min(left_logits.size(), right_logits.size()); ++r) {
+      sum += kl(left_logits[r], right_logits[r]);
+      ++result.rows;
       if (left.output_ids[r] != right.output_ids[r]) break;
+      ++result.top_equal;
     }
   }
   std::filesystem::remove_all(scratch);
-  const double mean = sum / static_cast<double>(rows);
-  RecordProperty("mean_kl", std::to_string(mean));
-  std::cout << "mean KL " << mean << " over " << rows << " rows, " << equal << " of " << items_.size()
-            << " answers equal\n";
-  EXPECT_LE(mean, 1e-3);
+  result.mean_kl = sum / static_cast<double>(result.rows);
+  return result;
+}
+
+TEST_F(CudaDemoTest, AnswersEqualTheCpusAndLogitsAreNear) {
+  Engine cpu(engine_options(DeviceKind::kCpu));
+  Engine gpu(engine_options(DeviceKind::kCuda));
+  const Comparison result = compare(cpu, gpu);
+  std::cout << "GPU bf16 against CPU float32: " << result.text() << "\n";
+  EXPECT_EQ(result.examples_equal, 8);
+  EXPECT_LE(result.mean_kl, 1e-3);
+}
+
+TEST_F(CudaDemoTest, Fp8WeightsStayNear) {
+  if (!has_fp8(context_)) GTEST_SKIP() << "no fp8 arithmetic";
+  EngineOptions options = engine_options(DeviceKind::kCuda);
+  Engine bf16(options);
+  options.weights = WeightType::kFp8;
+  Engine fp8(options);
+  const Comparison result = compare(bf16, fp8);
+  std::cout << "fp8 against bf16: " << result.text() << "\n";
+  EXPECT_LE(result.mean_kl, 0.05);
 }
 
 TEST_F(CudaDemoTest, CompressedAnswersRepeatBitForBit) {

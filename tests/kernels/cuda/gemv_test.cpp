@@ -126,12 +126,14 @@ class CudaGemv : public CudaTest {
     std::vector<float> expected(static_cast<std::size_t>(c.rows * c.out));
     std::vector<float> spare(expected.size());
     const Buffer out = poisoned(context_, c.rows * c.out * 2);
+    const Buffer work = poisoned(context_, c.rows * c.out * 2);
     GatedLinearParams p;
     p.x = x.device(c);
     p.norm = x.device_norm(c);
     p.gate = gate.device(c);
     p.up = up.device(c);
     p.out = {out.data(), DType::kBF16, c.rows, c.out, c.out};
+    p.work = {work.data(), DType::kBF16, c.rows, c.out, c.out};
     ASSERT_TRUE(cuda::gated_gemv_takes(context_, p));
     gated_linear(context_, p);
     p.x = x.host(c);
