@@ -35,6 +35,6 @@ function(purekv_cuda_sources)
       set(gencode ${PUREKV_GENCODE_ALL})
     endif()
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-      "${gencode};--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra;-Werror=all-warnings")
+      "${gencode};--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra;$<$<BOOL:${PUREKV_WERROR}>:-Werror=all-warnings>")
   endforeach()
 endfunction()

@@ -10,7 +10,7 @@ if ! command -v nvcc >/dev/null; then
 fi
 wheels=()
 toolkit=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
-if ! find "$toolkit"/ /usr/local/cuda/ -name cublasLt.h 2>/dev/null | grep -q .; then
+if [ -z "$(find "$toolkit"/ /usr/local/cuda/ -name cublasLt.h 2>/dev/null || true)" ]; then
   folder=build/cuda-wheels
   if [ ! -d "$folder/nvidia" ]; then
     python3 -m venv build/wheel-venv

@@ -1,4 +1,5 @@
 #include <fstream>
+#include <limits>
 #include <utility>
 
 #include "command.h"
@@ -35,7 +36,14 @@ std::vector<std::int32_t> read_ids(const std::string& path) {
   if (!file) fail(ErrorKind::kInput, "{} cannot be opened; give a file that holds a JSON array of token ids", path);
   try {
     const Json json = Json::parse(file);
-    auto ids = json.get<std::vector<std::int32_t>>();
+    std::vector<std::int32_t> ids;
+    for (const Json& id : json.get<std::vector<Json>>()) {
+      constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+      if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() > kMost)
+        fail(ErrorKind::kInput, "{} holds {}, which is no token id; give a JSON array of whole numbers from 0", path,
+             id.dump());
+      ids.push_back(id.get<std::int32_t>());
+    }
     if (ids.empty()) fail(ErrorKind::kInput, "{} holds no id; give a JSON array of token ids", path);
     return ids;
   } catch (const Json::exception& error) {
@@ -69,6 +77,8 @@ class AskCommand : public Command {
     Question question;
     std::vector<std::string> media = positionals;
     if (!ids_.empty()) {
+      if (flags_.prompt.system)
+        fail(ErrorKind::kUsage, "--ids is the whole prompt, so --system has no place in it; give one of them");
       question.ids = read_ids(ids_);
     } else {
       if (media.empty()) fail(ErrorKind::kUsage, "no question given; see purekv ask --help");

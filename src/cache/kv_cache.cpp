@@ -101,6 +101,7 @@ void KvCache::reserve(std::int64_t index) {
   const std::vector<KvRows> before = layer.heads;
   const Buffer old = std::move(layer.memory);
   std::vector<std::int64_t> capacity;
+  capacity.reserve(before.size());
   for (const KvRows& head : before) capacity.push_back(head.rows + kGrowRows);
   place(layer, capacity);
   move_rows(before, layer.heads, nullptr);

@@ -9,7 +9,7 @@ namespace purekv {
 
 /// A fixed sequence of operations on fixed addresses. On CUDA it is captured into a graph the first time and only
 /// launched after that, so that one decode step costs one launch; the CPU runs `body` each time. `body` must not
-/// allocate, transfer to or from the host, nor wait.
+/// transfer to or from the host nor wait; what memory it takes it gives back.
 class Replay {
  public:
   Replay();

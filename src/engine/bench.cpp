@@ -13,6 +13,7 @@
 #include "engine/bench_ceiling.h"
 #include "engine/bench_subjects.h"
 #include "engine/state.h"
+#include "kernels/attention.h"
 #include "model/weights.h"
 #include "select/budget.h"
 
@@ -78,19 +79,6 @@ std::int64_t rows_of(const BenchRequest& r) {
   return r.frames > 0 ? r.prefix + r.frames * r.tokens_per_frame + r.question : r.tokens;
 }
 
-/// The tower's rows of the frames that pass it together, and the chunk of them that is between two operations.
-double vision_bytes(const Context& context, const BenchRequest& r, const VisionConfig& vision) {
-  const std::int64_t frame = r.tokens_per_frame * vision.merge * vision.merge;
-  const std::int64_t slices = std::max<std::int64_t>(1, context.rows_at_once() / std::max<std::int64_t>(1, frame));
-  const auto rows = static_cast<double>(frame * std::min(slices, std::max<std::int64_t>(1, r.frames)));
-  const double chunk = std::min(static_cast<double>(context.rows_at_once()), rows);
-  const auto between = static_cast<double>(size_of(context.activation()));
-  return rows * (4.0 * static_cast<double>(vision.patch_values() + 2 * vision.hidden) +
-                 between * 4.0 * static_cast<double>(vision.hidden)) +
-         chunk * between * static_cast<double>(4 * vision.hidden + 2 * padded_ffn(vision.ffn)) +
-         static_cast<double>(r.tokens_per_frame * vision.out_hidden) * 4.0;
-}
-
 void check_memory(const BenchRequest& r, const Context& context, const ModelConfig& config) {
   const TextConfig& text = config.text;
   const VisionConfig& vision = config.vision;
@@ -110,13 +98,15 @@ void check_memory(const BenchRequest& r, const Context& context, const ModelConf
       bytes += static_cast<double>(prefill_bytes(context, text, rows, kept, resolve_chunk(context, r.ask)));
   } else if (r.kind == BenchKind::kVision) {
     bytes = element * static_cast<double>(vision.depth) * static_cast<double>(block_weights(vision)) +
-            vision_bytes(context, r, vision);
+            static_cast<double>(tower_bytes(context, vision, r.tokens_per_frame * vision.merge * vision.merge,
+                                            std::max<std::int64_t>(1, r.frames) * r.batch));
   } else {
     const auto width =
         static_cast<double>(2 * r.shape.heads + 2 * r.shape.kv_heads) * static_cast<double>(r.shape.head_dim);
     bytes = static_cast<double>(size_of(context.activation())) * static_cast<double>(rows) * width;
   }
   constexpr double kMost = 9e18;
+  bytes += static_cast<double>(Ceiling::bytes(context));
   require_bytes(context, static_cast<std::int64_t>(std::min(bytes, kMost)), "this benchmark",
                 "choose a smaller --shape, --batch or --tokens, or a lower --budget");
 }
@@ -170,9 +160,8 @@ BenchResult run_bench(const BenchRequest& request, const Progress& progress) {
   EngineOptions engine = request.engine;
   engine.weights = request.weights;
   const Context context = make_context(engine);
-  if (context.backend == Backend::kCuda && request.weights == WeightType::kF32)
-    fail(ErrorKind::kUsage, "a GPU multiplies bf16 or fp8, f32 weights were asked; use --weights bf16 or --device cpu");
   const ModelConfig config = make_config(request);
+  if (request.kind != BenchKind::kVision) check_attention_shape(context, config.text.heads);
   check_memory(request, context, config);
   const Shaped shaped{make_table(request), config};
   const auto subject = make_subject(request, context, shaped);
@@ -180,17 +169,19 @@ BenchResult run_bench(const BenchRequest& request, const Progress& progress) {
   std::vector<double> times;
   Timer timer(context);
   std::int64_t at_once = 1;
-  // One warm-up, then ceiling and run in turns, so that a machine that slows down slows both.
-  for (std::int64_t i = -1; i < request.repeat; ++i) {
+  // A GPU's first run makes plans, loads kernels and captures; its second says how many fit between two clock reads.
+  const std::int64_t warm_ups = context.backend == Backend::kCuda ? 2 : 1;
+  // Warm-up, then ceiling and run in turns, so that a machine that slows down slows both.
+  for (std::int64_t i = -warm_ups; i < request.repeat; ++i) {
     if (progress.stop != nullptr && progress.stop->load())
-      fail(ErrorKind::kInterrupted, "interrupted in run {}", i + 1);
+      fail(ErrorKind::kInterrupted, "interrupted in run {}", i + warm_ups);
     ceiling.measure();
     timer.start();
     for (std::int64_t n = 0; n < at_once; ++n) subject->run();
     const double ms = timer.stop_ms() / static_cast<double>(at_once);
     if (i >= 0) times.push_back(ms);
     if (i < 0) at_once = runs_at_once(context, ms);
-    if (progress.step) progress.step("bench", i + 1, request.repeat);
+    if (progress.step) progress.step("bench", std::max<std::int64_t>(0, i + 1), request.repeat);
   }
   BenchResult result;
   result.what = kNames[static_cast<std::size_t>(request.kind)];

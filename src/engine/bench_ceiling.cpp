@@ -37,6 +37,12 @@ double median(std::vector<double> values) {
   return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
 }
 
+std::int64_t Ceiling::bytes(const Context& context) {
+  const Sizes sizes = sizes_of(context);
+  constexpr std::int64_t kElement = 4;
+  return sizes.bytes + kElement * (2 * sizes.rows * sizes.wide + sizes.wide * sizes.wide);
+}
+
 Ceiling::Ceiling(const Context& context, DType weights)
     : context_(context),
       rows_(sizes_of(context).rows),

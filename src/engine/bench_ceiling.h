@@ -15,6 +15,8 @@ namespace purekv {
 class Ceiling {
  public:
   Ceiling(const Context& context, DType weights);
+  /// About what a ceiling takes.
+  static std::int64_t bytes(const Context& context);
   /// One measurement of both; call it between the runs.
   void measure();
   [[nodiscard]] double gemm_tflops() const;  ///< median

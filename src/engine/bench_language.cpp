@@ -124,6 +124,7 @@ class DecodeSubject : public LanguageSubject {
     }
     report(*caches_.front());
     std::vector<KvCache*> all;
+    all.reserve(caches_.size());
     for (const auto& cache : caches_) all.push_back(cache.get());
     const std::vector<std::int32_t> positions(caches_.size(), table_.rows);
     session_ = std::make_unique<DecodeSession>(decoder_, std::move(all), positions);

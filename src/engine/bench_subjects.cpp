@@ -88,7 +88,8 @@ class VisionSubject : public Subject {
     flops = static_cast<double>(frames_) *
             (2.0 * static_cast<double>(patches * per_patch + cells * wide * (wide + config_.out_hidden)) +
              4.0 * all_pairs * static_cast<double>(config_.hidden));
-    bytes = static_cast<double>((frames_ + at_once_ - 1) / at_once_ * weights_.bytes);
+    const std::int64_t parts = (frames_ + at_once_ - 1) / at_once_;
+    bytes = static_cast<double>(parts) * static_cast<double>(weights_.bytes);
   }
   void run() override {
     const std::int64_t patches = grid_h_ * grid_w_;

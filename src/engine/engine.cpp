@@ -10,9 +10,11 @@
 #include "device/memory.h"
 #include "device/open_device.h"
 #include "device/transfer.h"
+#include "engine/bench_subjects.h"
 #include "engine/generation.h"
 #include "engine/prompt.h"
 #include "engine/state.h"
+#include "kernels/attention.h"
 
 namespace purekv {
 
@@ -23,14 +25,14 @@ struct Engine::State {
 namespace {
 
 /// Matrices in place on the CPU; on a GPU copied layer by layer, after which the files are let go.
-void load_weights(LoadedModel& s, WeightType type, const Progress& progress) {
+void load_weights(LoadedModel& s, Checkpoint checkpoint, WeightType type, const Progress& progress) {
   const TextConfig& text = s.config.text;
   const std::int64_t vision_layers = s.config.has_vision ? s.config.vision.depth : 0;
   const std::int64_t total = text.layers + vision_layers;
   const bool is_cuda = s.context.backend == Backend::kCuda;
   if (is_cuda)
-    require_bytes(s.context, type == WeightType::kFp8 ? s.checkpoint->bytes() / 2 : s.checkpoint->bytes(),
-                  "the model's weights", "use --weights fp8, a smaller model, or --device cpu");
+    require_bytes(s.context, device_weight_bytes(s.config, type), "the model's weights",
+                  "use --weights fp8, a smaller model, or --device cpu");
   WeightOptions options{.dtype = type == WeightType::kFp8 ? DType::kFp8 : DType::kBF16, .step = {}};
   std::int64_t done_before = 0;
   options.step = [&](std::int64_t done, std::int64_t) {
@@ -38,12 +40,13 @@ void load_weights(LoadedModel& s, WeightType type, const Progress& progress) {
     if (progress.stop != nullptr && progress.stop->load(std::memory_order_relaxed))
       fail(ErrorKind::kInterrupted, "interrupted while loading");
   };
-  s.language = bind_language(s.context, *s.checkpoint, text, options);
+  s.language = bind_language(s.context, checkpoint, text, options);
   done_before = text.layers;
-  if (s.config.has_vision) s.vision = bind_vision(s.context, *s.checkpoint, s.config.vision, options);
-  if (!is_cuda) return;
-  synchronize(s.context);
-  s.checkpoint.reset();
+  if (s.config.has_vision) s.vision = bind_vision(s.context, checkpoint, s.config.vision, options);
+  if (is_cuda)
+    synchronize(s.context);  // then the files may go
+  else
+    s.checkpoint = std::move(checkpoint);
 }
 
 }  // namespace
@@ -54,7 +57,7 @@ Context make_context(const EngineOptions& options) {
     fail(ErrorKind::kUsage, "{} threads asked; give 1 to {}, or 0 for every core", options.threads, kMostThreads);
   Context context;
   context.threads = options.threads > 0 ? options.threads : usable_cores();
-  const bool wants_f32 = options.compute == ComputeType::kF32;
+  const bool wants_f32 = options.compute == ComputeType::kF32 || options.weights == WeightType::kF32;
   // Only the CPU computes in float32, so `auto` with it means the CPU.
   const bool is_cuda = options.device == DeviceKind::kCuda ||
                        (options.device == DeviceKind::kAuto && !wants_f32 && !why_no_cuda().has_value());
@@ -64,10 +67,12 @@ Context make_context(const EngineOptions& options) {
       fail(ErrorKind::kResource, "fp8 weights need a GPU; use --weights bf16 with --device cpu");
     return context;
   }
+  if (wants_f32)
+    fail(ErrorKind::kUsage,
+         "a GPU computes in bf16, f32 was asked; use --dtype bf16 (and --weights bf16), or --device cpu");
   context.backend = Backend::kCuda;
   context.compute = DType::kBF16;
   context.cuda = open_cuda_device();
-  if (wants_f32) fail(ErrorKind::kUsage, "a GPU computes in bf16, f32 was asked; use --dtype bf16 or --device cpu");
   if (options.weights == WeightType::kFp8 && !has_fp8(context))
     fail(ErrorKind::kResource, "{} has no fp8 arithmetic (compute capability 8.9 is needed); use --weights bf16",
          describe_device(context));
@@ -106,14 +111,39 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;
 }
 
+std::int64_t tower_bytes(const Context& context, const VisionConfig& vision, std::int64_t patches,
+                         std::int64_t slices) {
+  // Two of rows_at_once() pass together (model/vision_tower.cpp), a slice at least.
+  const std::int64_t most = std::max<std::int64_t>(1, 2 * context.rows_at_once() / std::max<std::int64_t>(1, patches));
+  const std::int64_t rows = patches * std::min(most, std::max<std::int64_t>(1, slices));
+  constexpr std::int64_t kFloat = sizeof(float);
+  const auto between = static_cast<std::int64_t>(size_of(context.activation()));
+  const std::int64_t a_row = kFloat * (vision.patch_values() + vision.hidden / vision.heads + vision.out_hidden) +
+                             between * (10 * vision.hidden + 2 * padded_ffn(vision.ffn));
+  return rows * a_row;
+}
+
+std::int64_t device_weight_bytes(const ModelConfig& config, WeightType type) {
+  constexpr std::int64_t kNarrow = 2;
+  const TextConfig& text = config.text;
+  const std::int64_t tables = text.vocab * text.hidden * (text.tied ? 1 : 2);
+  const std::int64_t layers = text.layers * layer_weights(text);
+  const VisionConfig& v = config.vision;
+  const std::int64_t wide = v.merge * v.merge * v.hidden;
+  const std::int64_t vision =
+      config.has_vision ? v.depth * block_weights(v) + wide * (wide + v.out_hidden) + v.hidden * v.patch_values() : 0;
+  const bool is_fp8 = type == WeightType::kFp8;
+  return kNarrow * (tables + vision) + (is_fp8 ? layers + kNarrow * text.hidden * text.ffn : kNarrow * layers);
+}
+
 Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(std::make_unique<State>()) {
   const auto begin = Clock::now();
   LoadedModel& s = state_->model;
   s.directory = options.model_dir;
   s.context = make_context(options);
   s.config = load_config(options.model_dir);
-  s.checkpoint = Checkpoint::open(options.model_dir);
-  load_weights(s, options.weights, progress);
+  check_attention_shape(s.context, s.config.text.heads);
+  load_weights(s, Checkpoint::open(options.model_dir), options.weights, progress);
   const std::string tokenizer = options.model_dir + "/tokenizer.json";
   // A build without one still answers prompts of token ids.
   if (Tokenizer::built_in() && std::filesystem::exists(tokenizer)) s.tokenizer = Tokenizer::load(tokenizer);

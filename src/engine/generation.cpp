@@ -68,8 +68,13 @@ void Generation::plan() {
   const std::int64_t text_rows = video ? rows - prompt_.table.visual_rows() : 0;
   const std::int64_t kept = budget.compress ? std::min(rows, budget.rows + text_rows) : rows;
   answer_.prefill_chunk = resolve_chunk(model_.context, options_);
-  require_bytes(model_.context, prefill_bytes(model_.context, model_.config.text, rows, kept, answer_.prefill_chunk),
-                "this prompt", "lower --frames, --fps, --max-pixels or --budget");
+  // The tower is done before the prefill begins; the hidden rows are there in both.
+  std::int64_t bytes = prefill_bytes(model_.context, model_.config.text, rows, kept, answer_.prefill_chunk);
+  for (const ClipInfo& clip : parts.media)
+    bytes = std::max(bytes, 4 * rows * model_.config.text.hidden +
+                                tower_bytes(model_.context, model_.config.vision,
+                                            static_cast<std::int64_t>(clip.grid_h) * clip.grid_w, clip.grid_t));
+  require_bytes(model_.context, bytes, "this prompt", "lower --frames, --fps, --max-pixels or --budget");
   answer_.prompt_tokens = rows;
   answer_.threads = model_.context.threads;
   answer_.video_tokens = prompt_.table.visual_rows();

@@ -247,11 +247,22 @@ void attend_split(const Context& context, const AttentionParams& p) {
 
 }  // namespace
 
+void check_attention_shape(const Context& context, const HeadShape& shape) {
+  constexpr std::int64_t kMostDim = 256;
+  constexpr std::int64_t kMostGroup = 16;
+  if (context.backend == Backend::kCpu || (shape.head_dim <= kMostDim && shape.group() <= kMostGroup)) return;
+  fail(ErrorKind::kResource,
+       "attention on a GPU takes head_dim up to {} and {} query heads a KV head, the model has {} and {}; use --device "
+       "cpu",
+       kMostDim, kMostGroup, shape.head_dim, shape.group());
+}
+
 void attention(const Context& context, const AttentionParams& params) {
   const HeadShape& shape = params.shape;
   PUREKV_ASSERT(shape.heads > 0 && shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 && shape.head_dim > 0);
   PUREKV_ASSERT(params.q.cols == shape.heads * shape.head_dim && params.out.cols == params.q.cols);
   PUREKV_ASSERT(params.plan == nullptr || !params.fresh.heads.empty());
+  check_attention_shape(context, shape);
   if constexpr (kHasCuda)
     if (context.backend == Backend::kCuda) return cuda::attention(context, params);
   if (params.q.rows <= kSplitRows)

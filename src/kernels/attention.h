@@ -22,6 +22,9 @@ struct AttentionParams {
   float* lse = nullptr;                 ///< [heads, rows] log-sum-exp of scaled logits, or null
 };
 
+/// Throws Error(kResource) with the remedy where the context's attention kernels (decode too) lack a shape.
+void check_attention_shape(const Context& context, const HeadShape& shape);
+
 /// Softmax attention by online softmax over range lists; no attention matrix exists.
 /// 4 * pairs * head_dim FLOPs a head; reads each K/V row once a query block and KV head.
 void attention(const Context& context, const AttentionParams& params);

@@ -154,27 +154,22 @@ void score_frame(const FrameBlock& block) {
     for (std::int64_t j = 0; j < count; ++j) p.self[at + j] *= std::exp(shift);
 }
 
-/// The GPU's score kernels hold a head's row in registers.
-void check_cuda_shape(const HeadShape& shape) {
+}  // namespace
+
+void check_score_shape(const Context& context, const HeadShape& shape) {
   constexpr std::int64_t kMostDim = 128;
   constexpr std::int64_t kMostHeads = 32;
-  if (shape.head_dim > kMostDim || shape.kv_heads > kMostHeads)
-    fail(ErrorKind::kResource,
-         "scores on a GPU take head_dim up to {} and {} KV heads, the model has {} and {}; use --device cpu, or "
-         "--method "
-         "full",
-         kMostDim, kMostHeads, shape.head_dim, shape.kv_heads);
+  if (context.backend == Backend::kCpu || (shape.head_dim <= kMostDim && shape.kv_heads <= kMostHeads)) return;
+  fail(ErrorKind::kResource,
+       "scores on a GPU take head_dim up to {} and {} KV heads, the model has {} and {}; use --device cpu, or --method "
+       "full",
+       kMostDim, kMostHeads, shape.head_dim, shape.kv_heads);
 }
-
-}  // namespace
 
 void window_score(const Context& context, const WindowScoreParams& p) {
   PUREKV_ASSERT(p.window > 0 && p.window <= p.q.rows);
   if constexpr (kHasCuda)
-    if (context.backend == Backend::kCuda) {
-      check_cuda_shape(p.shape);
-      return cuda::window_score(context, p);
-    }
+    if (context.backend == Backend::kCuda) return cuda::window_score(context, p);
   const std::int64_t group = p.shape.group();
   const std::int64_t rows_a_tile = std::max<std::int64_t>(1, kRowsAtOnce / group);
   const std::vector<float> lse = window_lse(context, p, rows_a_tile);
@@ -201,10 +196,7 @@ void window_score(const Context& context, const WindowScoreParams& p) {
 
 void frame_score(const Context& context, const FrameScoreParams& p) {
   if constexpr (kHasCuda)
-    if (context.backend == Backend::kCuda) {
-      check_cuda_shape(p.shape);
-      return cuda::frame_score(context, p);
-    }
+    if (context.backend == Backend::kCuda) return cuda::frame_score(context, p);
   const auto frames = static_cast<std::int64_t>(p.table->frames.size());
   const std::int64_t size = p.shape.kv_heads * p.table->rows;
   const std::int64_t rows_a_tile = std::max<std::int64_t>(1, kRowsAtOnce / p.shape.group());

@@ -10,6 +10,10 @@
 
 namespace purekv {
 
+/// Throws Error(kResource) with the remedy where the context's score kernels (value_norm's too) lack a shape: a GPU's
+/// hold a head's row in registers.
+void check_score_shape(const Context& context, const HeadShape& shape);
+
 /// Eq. 2 of the paper: softmax rows of the last `window` queries over all keys they see causally.
 struct WindowScoreParams {
   HeadShape shape;

@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "base/fail.h"
@@ -78,9 +79,11 @@ GramView Decoder::gram(std::int64_t layer) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   const HeadShape& heads = config_.heads;
   if (w.gram.bytes() == 0) {
-    w.gram = Buffer(context_, heads.heads * heads.head_dim * heads.head_dim * static_cast<std::int64_t>(sizeof(float)));
+    const std::int64_t floats = heads.heads * heads.head_dim * heads.head_dim;
+    Buffer made(context_, floats * static_cast<std::int64_t>(sizeof(float)));
     purekv::gram(context_,
-                 {.shape = heads, .w_o = w.o.weight, .scales = w.o.scales.as<float>(), .gram = w.gram.as<float>()});
+                 {.shape = heads, .w_o = w.o.weight, .scales = w.o.scales.as<float>(), .gram = made.as<float>()});
+    w.gram = std::move(made);  // kept only once it is whole: the call may run out of memory
   }
   return {w.gram.as<float>()};
 }

@@ -15,7 +15,8 @@ Prefill::Prefill(const Decoder& decoder, KvCache& cache, const PrefillRequest& r
   const std::int64_t rows = request.hidden.rows;
   PUREKV_ASSERT(rows > 0 && request.chunk > 0);
   // Even chunks: a short last one would read all weights for few rows.
-  const std::int64_t chunks = (rows + request.chunk - 1) / request.chunk;
+  const std::int64_t chunk = std::min(request.chunk, rows);
+  const std::int64_t chunks = (rows + chunk - 1) / chunk;
   request_.chunk = (rows + chunks - 1) / chunks;
   const DType activation = decoder.context().activation();
   q_ = Matrix(decoder.context(), activation, rows, heads.heads * heads.head_dim);

@@ -63,6 +63,7 @@ float* ScoreArray::take(const Context& context, std::int64_t kv_heads, std::int6
 }
 
 void score_layer(const Context& context, const Observation& seen, const ScoreRequest& request, LayerScores& scores) {
+  check_score_shape(context, seen.shape);
   const bool asks = request.options.score != Score::kFrame;
   const bool frame = is_frame_score(request.options.score);
   if (asks && request.borrowed == nullptr) add_window(context, seen, request, scores);

@@ -29,10 +29,16 @@ def test_ids_of_a_question_give_its_answer(demo_model, small_clip, tmp_path):
     assert numpy.array_equal(load_trace(tmp_path / "ids")["logits"], load_trace(tmp_path / "text")["logits"])
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "[1, \"a\"]", "[1.5", "[99999999]", "[-1]"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[1, \"a\"]", "[1.5", "[99999999]", "[-1]", "[1.5]", "[true]",
+                                     "[4294967297]"])
 def test_bad_ids_are_input_errors(demo_model, tmp_path, content):
     (tmp_path / "ids.json").write_text(content)
     one_error_line(ask(demo_model, "--ids", tmp_path / "ids.json"), 3)
+
+
+def test_a_system_message_contradicts_ids(demo_model, tmp_path):
+    (tmp_path / "ids.json").write_text("[1]")
+    one_error_line(ask(demo_model, "--ids", tmp_path / "ids.json", "--system", "x"), 2)
 
 
 def test_missing_file_is_named(demo_model, tmp_path):

@@ -54,7 +54,8 @@ void launch_chained(const Context& context, void (*kernel)(Params...), dim3 grid
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream_of(context);
   config.attrs = &attribute;
-  config.numAttrs = context.cuda->capability >= 90 ? 1 : 0;
+  // Newer cards run the PTX of 8.0, in which nobody waits for the kernel before.
+  config.numAttrs = context.cuda->capability == 90 ? 1 : 0;
   cuda_check(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), "launching a decode kernel");
   check_launch("launching a decode kernel");
 }
