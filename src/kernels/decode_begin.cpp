@@ -18,11 +18,12 @@ void decode_begin(const Context& context, const DecodeBeginParams& params) {
   std::vector<std::int32_t> ids(p.ids, p.ids + p.hidden.rows);
   for (std::int32_t& id : ids) id = std::max(id, 0);
   embed(context, {.table = p.table, .ids = ids.data(), .out = p.hidden});
-  for (std::int64_t i = 0; i < p.hidden.rows * p.half; ++i) {
-    const float angle = static_cast<float>(p.positions[i / p.half]) * p.inverse_frequency[i % p.half];
-    p.cos[i] = std::cos(angle);
-    p.sin[i] = std::sin(angle);
-  }
+  for (std::int64_t s = 0; s < p.hidden.rows; ++s)
+    for (std::int64_t j = 0; j < p.half; ++j) {
+      const float angle = static_cast<float>(p.positions[s]) * p.inverse_frequency[j];
+      p.cos[s * p.half + j] = std::cos(angle);
+      p.sin[s * p.half + j] = std::sin(angle);
+    }
 }
 
 void decode_end(const Context& context, const DecodeEndParams& params) {
