@@ -26,7 +26,7 @@ struct Context {
   [[nodiscard]] std::int64_t rows_at_once() const { return backend == Backend::kCuda ? 16384 : 1024; }
 
   /// Type of rows between two operations of a layer. The CPU keeps float32 and rounds products'
-  /// operands only. The residual stream is float32 everywhere.
+  /// operands only. The decoder's residual stream is float32 on both.
   [[nodiscard]] DType activation() const { return backend == Backend::kCuda ? compute : DType::kF32; }
 };
 
