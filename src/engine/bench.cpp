@@ -14,6 +14,7 @@
 #include "engine/bench_subjects.h"
 #include "engine/state.h"
 #include "kernels/attention.h"
+#include "model/vision_tower.h"
 #include "model/weights.h"
 #include "select/budget.h"
 
@@ -97,8 +98,9 @@ void check_memory(const BenchRequest& r, const Context& context, const ModelConf
     else
       bytes += static_cast<double>(prefill_bytes(context, text, rows, kept, resolve_chunk(context, r.ask)));
   } else if (r.kind == BenchKind::kVision) {
+    const std::int64_t cells = r.tokens_per_frame > 0 ? r.tokens_per_frame : r.tokens;
     bytes = element * static_cast<double>(vision.depth) * static_cast<double>(block_weights(vision)) +
-            static_cast<double>(tower_bytes(context, vision, r.tokens_per_frame * vision.merge * vision.merge,
+            static_cast<double>(tower_bytes(context, vision, cells * vision.merge * vision.merge,
                                             std::max<std::int64_t>(1, r.frames) * r.batch));
   } else {
     const auto width =

@@ -72,7 +72,7 @@ class VisionSubject : public Subject {
     grid_h_ = h * config_.merge;
     grid_w_ = w * config_.merge;
     const std::int64_t patches = grid_h_ * grid_w_;
-    at_once_ = tower_.slices_at_once(grid_h_, grid_w_, frames_);
+    at_once_ = slices_at_once(context, patches, frames_);
     patches_ = Matrix(context, DType::kF32, at_once_ * patches, config_.patch_values());
     out_ = Matrix(context, DType::kF32, at_once_ * cells, config_.out_hidden);
     random_normal(context, patches_.view(), 4);
@@ -116,14 +116,6 @@ std::pair<std::int32_t, std::int32_t> near_square(std::int64_t cells) {
   while (cells % side != 0) --side;
   return {static_cast<std::int32_t>(side), static_cast<std::int32_t>(cells / side)};
 }
-
-std::int64_t layer_weights(const TextConfig& text) {
-  const std::int64_t q = text.hidden * text.heads.heads * text.heads.head_dim;
-  const std::int64_t kv = text.hidden * text.heads.kv_heads * text.heads.head_dim;
-  return 2 * q + 2 * kv + 3 * text.hidden * text.ffn;
-}
-
-std::int64_t block_weights(const VisionConfig& v) { return 4 * v.hidden * v.hidden + 3 * v.hidden * v.ffn; }
 
 std::unique_ptr<Subject> make_attention_subject(const Context& context, const BenchRequest& request,
                                                 const Shaped& shaped) {

@@ -35,9 +35,6 @@ std::unique_ptr<Subject> make_prefill_subject(const Context& context, const Benc
                                               const Shaped& shaped);
 std::unique_ptr<Subject> make_decode_subject(const Context& context, const BenchRequest& request, const Shaped& shaped);
 
-/// Weight elements of one decoder layer and of one vision block, without biases and norms.
-std::int64_t layer_weights(const TextConfig& text);
-std::int64_t block_weights(const VisionConfig& vision);
 /// A cell count as the most square grid whose sides multiply to it: {height, width}.
 std::pair<std::int32_t, std::int32_t> near_square(std::int64_t cells);
 /// Rows that the request's compression leaves of a prompt, a layer and KV head.

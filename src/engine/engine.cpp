@@ -10,7 +10,6 @@
 #include "device/memory.h"
 #include "device/open_device.h"
 #include "device/transfer.h"
-#include "engine/bench_subjects.h"
 #include "engine/generation.h"
 #include "engine/prompt.h"
 #include "engine/state.h"
@@ -109,18 +108,6 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   const std::int64_t row_wise = between * std::min(chunk, rows) * (config.hidden + qkv + 2 * config.ffn);
   const std::int64_t kv_row = kv_row_bytes(context, config);
   return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;
-}
-
-std::int64_t tower_bytes(const Context& context, const VisionConfig& vision, std::int64_t patches,
-                         std::int64_t slices) {
-  // Two of rows_at_once() pass together (model/vision_tower.cpp), a slice at least.
-  const std::int64_t most = std::max<std::int64_t>(1, 2 * context.rows_at_once() / std::max<std::int64_t>(1, patches));
-  const std::int64_t rows = patches * std::min(most, std::max<std::int64_t>(1, slices));
-  constexpr std::int64_t kFloat = sizeof(float);
-  const auto between = static_cast<std::int64_t>(size_of(context.activation()));
-  const std::int64_t a_row = kFloat * (vision.patch_values() + vision.hidden / vision.heads + vision.out_hidden) +
-                             between * (10 * vision.hidden + 2 * padded_ffn(vision.ffn));
-  return rows * a_row;
 }
 
 std::int64_t device_weight_bytes(const ModelConfig& config, WeightType type) {

@@ -11,6 +11,7 @@
 #include "engine/sampler.h"
 #include "model/decode_session.h"
 #include "model/decoder.h"
+#include "model/vision_tower.h"
 #include "sparse/plan.h"
 
 namespace purekv {

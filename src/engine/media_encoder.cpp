@@ -51,7 +51,7 @@ void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* 
   const std::int64_t cells = static_cast<std::int64_t>(clip.grid_h / vision.merge) * (clip.grid_w / vision.merge);
   const std::int64_t rows = static_cast<std::int64_t>(clip.grid_h) * clip.grid_w;
   const std::int64_t width = vision.patch_values();
-  const std::int64_t most = tower_.slices_at_once(clip.grid_h, clip.grid_w, clip.grid_t);
+  const std::int64_t most = slices_at_once(model_.context, rows, clip.grid_t);
   const Matrix patches(model_.context, DType::kF32, most * rows, width);
   staging_.resize(static_cast<std::size_t>(most * rows * width));
   frames_.resize(static_cast<std::size_t>(vision.temporal_patch));

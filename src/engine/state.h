@@ -44,10 +44,6 @@ std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers)
 /// Bytes of one prompt row's keys and values in all layers.
 std::int64_t kv_row_bytes(const Context& context, const TextConfig& config);
 
-/// Bytes that the tower takes beside its weights for `slices` slices of `patches` patches each, as many of them at once
-/// as it encodes together.
-std::int64_t tower_bytes(const Context& context, const VisionConfig& vision, std::int64_t patches, std::int64_t slices);
-
 /// Bytes of the weights on a GPU: bf16, or fp8 for the language model's linear layers beside one of them in bf16.
 std::int64_t device_weight_bytes(const ModelConfig& config, WeightType type);
 

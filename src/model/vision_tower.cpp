@@ -39,14 +39,22 @@ WindowOrder make_window_order(const VisionConfig& config, std::int64_t grid_h, s
   return order;
 }
 
-VisionTower::VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights)
-    : context_(context), config_(config), weights_(weights) {}
-
-std::int64_t VisionTower::slices_at_once(std::int64_t grid_h, std::int64_t grid_w, std::int64_t total) const {
-  const std::int64_t most = std::max<std::int64_t>(1, kBatches * context_.rows_at_once() / (grid_h * grid_w));
+std::int64_t slices_at_once(const Context& context, std::int64_t patches, std::int64_t total) {
+  const std::int64_t most = std::max<std::int64_t>(1, kBatches * context.rows_at_once() / patches);
   const std::int64_t parts = (total + most - 1) / most;
   return (total + parts - 1) / parts;  // even parts: a last one of a single slice would waste the device
 }
+
+std::int64_t tower_bytes(const Context& context, const VisionConfig& config, std::int64_t patches, std::int64_t total) {
+  constexpr std::int64_t kFloat = sizeof(float);
+  const auto between = static_cast<std::int64_t>(size_of(context.activation()));
+  const std::int64_t a_row = kFloat * (config.patch_values() + config.hidden / config.heads + config.out_hidden) +
+                             between * (10 * config.hidden + 2 * padded_ffn(config.ffn));
+  return patches * slices_at_once(context, patches, total) * a_row;
+}
+
+VisionTower::VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights)
+    : context_(context), config_(config), weights_(weights) {}
 
 void VisionTower::prepare(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices) {
   if (grid_.h == grid_h && grid_.w == grid_w && grid_.slices == slices) return;

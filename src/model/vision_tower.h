@@ -20,14 +20,18 @@ struct WindowOrder {
 };
 WindowOrder make_window_order(const VisionConfig& config, std::int64_t grid_h, std::int64_t grid_w);
 
+/// How many of `total` slices of `patches` patches each are best encoded together: even parts that fill the device.
+std::int64_t slices_at_once(const Context& context, std::int64_t patches, std::int64_t total);
+
+/// About what the tower takes beside its weights for `total` slices of `patches` patches each.
+std::int64_t tower_bytes(const Context& context, const VisionConfig& config, std::int64_t patches, std::int64_t total);
+
 /// Qwen2.5-VL's vision tower. No layer looks across temporal slices, so a clip streams through it, some slices at a
 /// time.
 class VisionTower {
  public:
   VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights);
 
-  /// How many of `total` slices of this grid are best encoded together: even parts that fill the device.
-  [[nodiscard]] std::int64_t slices_at_once(std::int64_t grid_h, std::int64_t grid_w, std::int64_t total) const;
   /// patches [slices * grid_h * grid_w, patch_values] float32 -> out [slices * grid_h * grid_w / merge^2, out_hidden]
   /// float32, raster.
   void encode(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices, const ConstMatrixView& patches,

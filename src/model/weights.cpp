@@ -122,6 +122,14 @@ VisionBlockWeights bind_vision_block(const Binder& block, const VisionConfig& co
 
 }  // namespace
 
+std::int64_t layer_weights(const TextConfig& text) {
+  const std::int64_t q = text.hidden * text.heads.heads * text.heads.head_dim;
+  const std::int64_t kv = text.hidden * text.heads.kv_heads * text.heads.head_dim;
+  return 2 * q + 2 * kv + 3 * text.hidden * text.ffn;
+}
+
+std::int64_t block_weights(const VisionConfig& v) { return 4 * v.hidden * v.hidden + 3 * v.hidden * v.ffn; }
+
 std::int64_t bytes_of(const std::vector<Matrix>& owned) {
   std::int64_t bytes = 0;
   for (const Matrix& m : owned)

@@ -74,6 +74,10 @@ VisionWeights bind_vision(const Context& context, const Checkpoint& checkpoint, 
 LanguageWeights random_language(const Context& context, const TextConfig& config, DType dtype);
 VisionWeights random_vision(const Context& context, const VisionConfig& config, DType dtype);
 
+/// Weight elements of one decoder layer and of one vision block, without biases and norms.
+std::int64_t layer_weights(const TextConfig& text);
+std::int64_t block_weights(const VisionConfig& vision);
+
 /// Bytes of the matrices of a model.
 std::int64_t bytes_of(const std::vector<Matrix>& owned);
 
