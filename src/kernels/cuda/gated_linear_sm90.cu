@@ -146,7 +146,7 @@ __device__ __forceinline__ void multiply(float (&d)[128], const GatedKernel& p, 
 }
 
 /// A scale or bias of the gate's and of the up weight: this thread's column of the tile. Read before the products,
-/// whose time hides the way to it; 0.7 of 1.2 us a tile where it was read after them.
+/// whose time hides the way to memory.
 __device__ __forceinline__ float2 read_terms(const GatedKernel& p, const Place& place) {
   const int col = place.col + static_cast<int>(threadIdx.x) % 128;
   if (p.gate_terms == nullptr || col >= p.cols) return {0, 0};
