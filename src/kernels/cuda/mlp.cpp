@@ -11,7 +11,7 @@ void mlp(const Context& context, const MlpParams& p) {
   const MatrixView up = p.up_work.slice(0, p.x.rows);
   const GatedLinearParams gated{.x = p.x, .norm = p.norm, .gate = p.gate, .up = p.up, .out = gate, .work = up};
   const bool is_fp8 = p.down.weight.dtype == DType::kFp8 && p.gate.weight.dtype == DType::kFp8;
-  if (!is_fp8 || !fuses_quantize(context, gate.cols) || streams(context, gated)) {
+  if (!is_fp8 || streams(context, gated)) {
     purekv::cuda::gated_linear(context, gated);
     purekv::cuda::linear(context, {.x = gate, .norm = {}, .w = p.down, .out = p.out, .accumulate = true});
     return;
