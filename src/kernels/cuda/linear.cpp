@@ -36,11 +36,13 @@ Operand take_quantized(const Context& context, std::int64_t rows, std::int64_t c
 }
 
 Operand prepare(const Context& context, const ConstMatrixView& x, const NormOperand& norm, DType type) {
-  const bool is_fp8 = type == DType::kFp8;
-  if (is_fp8 && norm.weight != nullptr && x.dtype == DType::kF32 && fuses_quantize(context, x.cols) &&
-      x.stride % 4 == 0) {
+  if (type == DType::kFp8) {
     Operand operand = take_quantized(context, x.rows, x.cols);
-    rms_norm_quantize(context, x, norm, {operand.quantized.view(), operand.scales.as<float>()});
+    const QuantizedRows rows{operand.quantized.view(), operand.scales.as<float>()};
+    if (norm.weight != nullptr)
+      rms_norm_quantize(context, x, norm, rows);
+    else
+      purekv::cuda::quantize_rows(context, {.in = x, .out = rows.out, .scales = rows.scales});
     return operand;
   }
   Operand operand;
@@ -54,11 +56,7 @@ Operand prepare(const Context& context, const ConstMatrixView& x, const NormOper
     narrow(context, x, operand.narrowed.view());
     operand.x = operand.narrowed.view();
   }
-  if (!is_fp8) return operand;
-  Operand out = take_quantized(context, x.rows, x.cols);
-  purekv::cuda::quantize_rows(context,
-                              {.in = operand.x, .out = out.quantized.view(), .scales = out.scales.as<float>()});
-  return out;
+  return operand;
 }
 
 void multiply(const Context& context, const Operand& operand, const LinearOperand& w, const MatrixView& out,

@@ -18,7 +18,7 @@ void mlp(const Context& context, const MlpParams& p) {
   }
   const bool is_fp8 = p.down.weight.dtype == DType::kFp8 && p.gate.weight.dtype == DType::kFp8;
   Operand x = prepare(context, p.x, p.norm, p.gate.weight.dtype);
-  if (!is_fp8 || !fuses_quantize(context, gate.cols) || fuses_gated(context, x, gated)) {
+  if (!is_fp8 || fuses_gated(context, x, gated)) {
     multiply_gated(context, x, gated);
     x = Operand();  // its memory serves the next product
     return purekv::cuda::linear(context, down);
