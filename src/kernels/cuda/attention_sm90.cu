@@ -42,32 +42,6 @@ namespace {
 
 using sm90::Params;
 
-std::int64_t elements_between(const void* from, const void* to) {
-  return (static_cast<const std::byte*>(to) - static_cast<const std::byte*>(from)) / 2;
-}
-
-/// Elements from head to head; of one head, anything legal.
-std::int64_t head_stride(const KvView& view, const void* KvHeadView::*which) {
-  if (view.heads.size() < 2) return view.heads[0].rows * view.heads[0].stride;
-  return elements_between(view.heads[0].*which, view.heads[1].*which);
-}
-
-bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
-
-/// One allocation with a constant head stride, so that one tensor map holds all heads.
-bool is_one_tensor(const KvView& view, std::int64_t head_dim) {
-  const KvHeadView& first = view.heads[0];
-  for (const auto which : {&KvHeadView::k, &KvHeadView::v}) {
-    const std::int64_t stride = head_stride(view, which);
-    if (stride <= 0 || stride % 8 != 0 || !is_aligned(first.*which)) return false;
-    for (std::size_t h = 0; h < view.heads.size(); ++h)
-      if (elements_between(first.*which, view.heads[h].*which) != static_cast<std::int64_t>(h) * stride) return false;
-  }
-  for (const KvHeadView& head : view.heads)
-    if (head.rows != first.rows || head.stride != first.stride) return false;
-  return first.rows > 0 && first.stride >= head_dim && first.stride % 8 == 0;
-}
-
 bool has_unit_steps(const AttentionPlan& plan) {
   for (const QueryBlock& block : plan.blocks)
     if (block.step != 1) return false;
@@ -116,7 +90,8 @@ bool attention_sm90_takes(const Context& context, const AttentionParams& p) {
   if (p.plan == nullptr || p.fresh.heads.empty() || !p.cached.heads.empty() || !(p.scale > 0)) return false;
   if (p.q.dtype != DType::kBF16 || p.out.dtype != DType::kBF16 || p.fresh.dtype != DType::kBF16) return false;
   if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || shape.group() > 16) return false;
-  if (p.q.stride % 8 != 0 || p.out.stride % 8 != 0 || !is_aligned(p.q.data) || !is_aligned(p.out.data)) return false;
+  if (p.q.stride % 8 != 0 || p.out.stride % 8 != 0 || !is_box_aligned(p.q.data) || !is_box_aligned(p.out.data))
+    return false;
   if (p.q.rows >= sm90::kFar / 2 || p.fresh.heads[0].rows >= sm90::kFar / 2) return false;
   return is_one_tensor(p.fresh, shape.head_dim) && has_unit_steps(*p.plan);
 }

@@ -107,6 +107,12 @@ __device__ __forceinline__ void load_box_to(std::uint16_t blocks, std::uint32_t 
       : "memory");
 }
 
+/// A box towards the second-level cache.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int x, int y, int z) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+
 /// A box from shared memory to a tensor; what lies past the tensor's end is not written.
 __device__ __forceinline__ void store_box(const CUtensorMap* map, std::uint32_t from, int x, int y, int z) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),

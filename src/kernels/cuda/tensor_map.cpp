@@ -23,6 +23,10 @@ auto encoder() {
   return encode;
 }
 
+std::int64_t elements_between(const void* from, const void* to) {
+  return (static_cast<const std::byte*>(to) - static_cast<const std::byte*>(from)) / 2;
+}
+
 }  // namespace
 
 CUtensorMap make_tensor_map(const void* data, DType type, std::int64_t x, Extent y, Extent z, std::int64_t y_box,
@@ -43,6 +47,24 @@ CUtensorMap make_tensor_map(const void* data, DType type, std::int64_t x, Extent
                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   PUREKV_ASSERT(result == CUDA_SUCCESS);
   return map;
+}
+
+std::int64_t head_stride(const KvView& view, const void* KvHeadView::*which) {
+  if (view.heads.size() < 2) return view.heads[0].rows * view.heads[0].stride;
+  return elements_between(view.heads[0].*which, view.heads[1].*which);
+}
+
+bool is_one_tensor(const KvView& view, std::int64_t head_dim) {
+  const KvHeadView& first = view.heads[0];
+  for (const auto which : {&KvHeadView::k, &KvHeadView::v}) {
+    const std::int64_t stride = head_stride(view, which);
+    if (stride <= 0 || stride % 8 != 0 || !is_box_aligned(first.*which)) return false;
+    for (std::size_t h = 0; h < view.heads.size(); ++h)
+      if (elements_between(first.*which, view.heads[h].*which) != static_cast<std::int64_t>(h) * stride) return false;
+  }
+  for (const KvHeadView& head : view.heads)
+    if (head.rows != first.rows || head.stride != first.stride) return false;
+  return first.rows > 0 && first.stride >= head_dim && first.stride % 8 == 0;
 }
 
 }  // namespace purekv::cuda
