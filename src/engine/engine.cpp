@@ -102,9 +102,9 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
   const std::int64_t width = config.heads.heads * config.heads.head_dim;
   const std::int64_t qkv = width + 2 * config.heads.kv_heads * config.heads.head_dim;
-  // hidden rows, cos and sin, log-sum-exp in float32; queries and attended rows between two operations.
+  // cos and sin, log-sum-exp in float32; hidden rows, queries and attended rows as between two operations.
   const std::int64_t a_row =
-      kFloat * (config.hidden + config.heads.head_dim + config.heads.heads) + between * 2 * width;
+      kFloat * (config.heads.head_dim + config.heads.heads) + between * (config.hidden + 2 * width);
   const std::int64_t row_wise = between * std::min(chunk, rows) * (config.hidden + qkv + 2 * config.ffn);
   const std::int64_t kv_row = kv_row_bytes(context, config);
   return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;

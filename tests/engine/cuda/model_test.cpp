@@ -31,6 +31,18 @@ TextConfig small_config() {
   return config;
 }
 
+/// Random bf16 rows in the type of the context's residual stream, the same values on both backends.
+Matrix random_hidden(const Context& context, std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
+  std::vector<std::uint16_t> bits(static_cast<std::size_t>(rows * cols));
+  random_bits({}, {bits.data(), DType::kBF16, rows, cols, cols}, 1.0F, seed);
+  Matrix hidden(context, context.activation(), rows, cols);
+  if (context.activation() == DType::kBF16)
+    upload(context, hidden.view().data, bits.data(), 2 * rows * cols);
+  else
+    upload(context, hidden.view().data, widen(bits).data(), 4 * rows * cols);
+  return hidden;
+}
+
 /// One prompt on one backend: the same random weights and rows everywhere, because random_bits is.
 struct ModelRun {
   Context context;
@@ -59,8 +71,7 @@ struct ModelRun {
     const AttentionPlan dense = make_plan(table, {.block_rows = block_rows});
     const AttentionPlan sparse =
         make_plan(table, {.pattern = pattern, .local_window = 40, .atrous_rate = 3, .block_rows = block_rows});
-    const Matrix hidden(context, DType::kF32, table.rows, config.hidden);
-    random_bits(context, hidden.view(), 1.0F, seed);
+    const Matrix hidden = random_hidden(context, table.rows, config.hidden, seed);
     Selector selector(context, compression, table);
     Prefill prefill(decoder, cache,
                     {.hidden = hidden.view(),

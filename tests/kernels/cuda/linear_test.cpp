@@ -12,6 +12,7 @@ using CudaLinearTest = CudaTest;
 struct Problem {
   std::int64_t rows, in, out;
   bool bias = false, accumulate = false, wide_x = false, wide_out = true, norm = false, fp8 = false;
+  bool narrow_x = false;  ///< bf16 though it is normed
 };
 
 struct Weights {
@@ -85,14 +86,14 @@ double error_of(const Context& context, const Problem& p, unsigned seed) {
   const Weights w(context, p, random);
   std::vector<float> x = normal_floats(p.rows * p.in, random);
   std::vector<float> norm_weight = normal_floats(p.in, random);
-  const bool wide_x = p.wide_x || p.norm;
+  const bool wide_x = (p.wide_x || p.norm) && !p.narrow_x;
   const std::vector<std::uint16_t> narrow = wide_x ? std::vector<std::uint16_t>() : round_to_bf16(x);
   const Buffer dx = wide_x ? to_device(context, x) : to_device(context, narrow);
   const Buffer dnorm = to_device(context, norm_weight);
   const Buffer work = poisoned(context, p.rows * p.in * 2);
   std::vector<float> before = normal_floats(p.rows * p.out, random);
-  const Buffer out =
-      p.accumulate ? to_device(context, before) : poisoned(context, p.rows * p.out * (p.wide_out ? 4 : 2));
+  Buffer out = poisoned(context, p.rows * p.out * (p.wide_out ? 4 : 2));
+  if (p.accumulate) out = p.wide_out ? to_device(context, before) : to_device(context, round_to_bf16(before));
   linear(context, {.x = {dx.data(), wide_x ? DType::kF32 : DType::kBF16, p.rows, p.in, p.in},
                    .norm = {.weight = p.norm ? dnorm.as<float>() : nullptr,
                             .work = {work.data(), DType::kBF16, p.rows, p.in, p.in}},
@@ -138,6 +139,25 @@ TEST_F(CudaLinearTest, Fp8ScalesRowsAndChannels) {
       EXPECT_LT(error_of(context_, {.rows = rows, .in = in, .out = out, .accumulate = true, .fp8 = true}, ++seed),
                 kFp8Bound);
     }
+}
+
+/// A prefill's: bf16 rows that are normed, and bf16 rows that products add into.
+TEST_F(CudaLinearTest, ResidualStreamInBf16) {
+  unsigned seed = 200;
+  for (const bool fp8 : {false, true}) {
+    if (fp8 && !has_fp8(context_)) continue;
+    const double bound = fp8 ? kFp8Bound : kBound;
+    for (const std::int64_t rows : {1, 2, 9, 16, 17, 100})
+      for (const auto& [in, out] : {std::pair<std::int64_t, std::int64_t>{128, 64}, {512, 208}}) {
+        SCOPED_TRACE(testing::Message() << rows << " x " << in << " x " << out << (fp8 ? " fp8" : ""));
+        Problem p{.rows = rows, .in = in, .out = out, .wide_out = false, .norm = true, .fp8 = fp8, .narrow_x = true};
+        EXPECT_LT(error_of(context_, p, ++seed), bound);
+        p.bias = true;
+        EXPECT_LT(error_of(context_, p, ++seed), bound);
+        p = {.rows = rows, .in = in, .out = out, .accumulate = true, .wide_out = false, .fp8 = fp8};
+        EXPECT_LT(error_of(context_, p, ++seed), bound);
+      }
+  }
 }
 
 /// silu(x G^T + g) * (x U^T + u) against its parts in double precision.
