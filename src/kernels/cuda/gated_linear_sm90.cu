@@ -32,6 +32,10 @@ constexpr int kTermBytes = 2 * kTileCols * static_cast<int>(sizeof(float));  ///
 constexpr int kBarriers = kTerms + kConsumers * kTermBytes;
 constexpr int kShared = kBarriers + 2 * kStages * 8;
 
+/// Named barriers: 1 and 2 are a warpgroup's own, these give it the turn to issue products. Without turns the second
+/// would wait for a stage of its first tile by a parity that the ring has not come to yet.
+constexpr int kTurns = 3;
+
 struct GatedKernel {
   CUtensorMap x, gate, up, out;
   int rows, cols;
@@ -124,10 +128,13 @@ __device__ __forceinline__ void release(const Shared& shared, int stage) {
 
 /// d[half][64 rows][64 gate, 64 up columns] of a tile whose first stage is use `use` of the ring.
 template <bool kFp8>
-__device__ __forceinline__ void multiply(float (&d)[2][64], const GatedKernel& p, const Shared& shared, unsigned use) {
+__device__ __forceinline__ void multiply(float (&d)[2][64], const GatedKernel& p, const Shared& shared, int warpgroup,
+                                         unsigned use) {
+  hopper::named_sync(kTurns + warpgroup, kConsumers * 128);
   for (int step = 0; step < p.steps; ++step, ++use) {
     const Turn turn(use);
     hopper::barrier_wait(shared.full(turn.stage), turn.parity);
+    if (step + 1 == p.steps) hopper::named_arrive(kTurns + 1 - warpgroup, kConsumers * 128);
     const std::uint64_t a = hopper::swizzled_operand(shared.stage(turn.stage), 16);
     constexpr int kNext = kHalf >> 4;
     hopper::wgmma_fence();
@@ -234,9 +241,10 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     hopper::take_registers<232>();
     const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
     float d[2][64];
+    if (warpgroup == 1) hopper::named_arrive(kTurns, kConsumers * 128);  // the other one has the first turn
     for_tiles(p, rank, warpgroup, kConsumers, [&](unsigned n, const Place& place) {
       const float term = read_term(p, place);
-      multiply<kFp8>(d, p, shared, n * p.steps);
+      multiply<kFp8>(d, p, shared, warpgroup, n * p.steps);
       store<kFp8>(d, p, shared, place, warpgroup, term);
     });
     if (threadIdx.x % 128 == 0) hopper::store_wait_read();

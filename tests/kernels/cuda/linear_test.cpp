@@ -198,6 +198,9 @@ TEST_F(CudaLinearTest, GatedInOneKernel) {
   for (const std::int64_t out : {8, 64, 120, 128, 264})
     EXPECT_LT(gated_error(context_, {.rows = 300, .in = 128, .out = out}), kBound) << out;
   EXPECT_LT(gated_error(context_, {.rows = 5000, .in = 64, .out = 1024, .bias = true}), kBound);
+  // Long rows: the ring of stages turns many times within a tile.
+  for (const std::int64_t in : {1280, 2048, 2120})
+    EXPECT_LT(gated_error(context_, {.rows = 600, .in = in, .out = 1040}), kBound) << in;
 }
 
 TEST_F(CudaLinearTest, GatedFp8) {
@@ -207,6 +210,7 @@ TEST_F(CudaLinearTest, GatedFp8) {
       EXPECT_LT(gated_error(context_, {.rows = rows, .in = in, .out = 208, .bias = rows == 256, .fp8 = true}),
                 2 * kFp8Bound)
           << rows << " " << in;
+  EXPECT_LT(gated_error(context_, {.rows = 600, .in = 2064, .out = 1040, .fp8 = true}), 2 * kFp8Bound);
 }
 
 TEST_F(CudaLinearTest, NotANumberPasses) {
