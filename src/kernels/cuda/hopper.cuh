@@ -107,6 +107,14 @@ __device__ __forceinline__ void load_box_to(std::uint16_t blocks, std::uint32_t 
       : "memory");
 }
 
+/// `bytes` (whole 16s) from device to shared memory, both 16-byte aligned; they count into `barrier`.
+__device__ __forceinline__ void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
+                                           std::uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
 /// A box towards the second-level cache.
 __device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int x, int y, int z) {
   asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y), "r"(z)
@@ -160,6 +168,14 @@ __device__ __forceinline__ std::uint64_t swizzled_operand(std::uint32_t address,
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62U;
   constexpr std::uint64_t kStride = std::uint64_t{1024 >> 4} << 32U;
   return kSwizzle128 | kStride | (std::uint64_t{leading >> 4U} << 16U) | ((address & 0x3FFFFU) >> 4U);
+}
+
+/// Shared-memory operand without swizzle, K-major, 16 values along k: blocks of 8 rows x 8 values (128 bytes in a row),
+/// the two along k behind each other, eight rows every 256 bytes.
+__device__ __forceinline__ std::uint64_t plain_operand(std::uint32_t address) {
+  constexpr std::uint64_t kAlongK = std::uint64_t{128 >> 4} << 16U;
+  constexpr std::uint64_t kRows = std::uint64_t{256 >> 4} << 32U;
+  return kRows | kAlongK | ((address & 0x3FFFFU) >> 4U);
 }
 
 /// Orders earlier register writes before the wgmmas that follow.
