@@ -15,6 +15,7 @@
 #include "kernels/random_bits.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/rope_attention.h"
 #include "kernels/rope_table.h"
 #include "kernels/score.h"
 #include "kernels/top_rows.h"
@@ -46,6 +47,8 @@ void quantize_rows(const Context& context, const QuantizeParams& params);
 void random_bits(const Context& context, const MatrixView& out, float magnitude, std::uint64_t seed);
 void random_normal(const Context& context, const MatrixView& out, std::uint64_t seed);
 void rms_norm(const Context& context, const RmsNormParams& params);
+void rope_attention(const Context& context, const RopeAttentionParams& params);
+bool rope_attention_takes(const Context& context, const RopeAttentionParams& params);
 void rope_split(const Context& context, const RopeSplitParams& params);
 void rope_table(const Context& context, const RopeTableParams& params);
 void swiglu(const Context& context, const MatrixView& gate, const ConstMatrixView& up);
