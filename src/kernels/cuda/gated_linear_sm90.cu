@@ -16,30 +16,29 @@ namespace purekv::cuda {
 namespace {
 
 constexpr int kTileRows = 128;  ///< of x, a block; the two blocks of a cluster take neighbouring ones
-constexpr int kTileCols = 64;   ///< of out: as many rows of the gate's and of the up weight
+constexpr int kTileCols = 128;  ///< of out: as many rows of the gate's and of the up weight
 constexpr int kCluster = 2;
-constexpr int kConsumers = 2;  ///< warpgroups: a tile each, in turn
+constexpr int kConsumers = 2;  ///< warpgroups, 64 rows each
 constexpr int kThreads = 128 * (kConsumers + 1);
-constexpr int kStages = 6;
+constexpr int kStages = 4;
 constexpr int kLine = 128;  ///< bytes of k in a stage
 constexpr int kInstructions = kLine / 32;
-constexpr int kHalf = 64 * kLine;       ///< 64 rows of an operand: half of x's tile, the gate's or the up weight's rows
-constexpr int kStageBytes = 4 * kHalf;  ///< x, gate, up
+constexpr int kOperand = 128 * kLine;      ///< x's, the gate's or the up weight's share of a stage
+constexpr int kStageBytes = 3 * kOperand;  ///< x, gate, up
+constexpr int kChunkCols = 64;             ///< of out, 128 bytes
+constexpr int kChunk = 64 * kLine;         ///< 64 rows of them
 constexpr int kOut = kStages * kStageBytes;
-constexpr int kOutBytes = kTileRows * kLine;  ///< of a warpgroup
-constexpr int kTerms = kOut + kConsumers * kOutBytes;
+constexpr int kTerms = kOut + kConsumers * (kTileCols / kChunkCols) * kChunk;
 constexpr int kTermBytes = 2 * kTileCols * static_cast<int>(sizeof(float));  ///< of a warpgroup
 constexpr int kBarriers = kTerms + kConsumers * kTermBytes;
 constexpr int kShared = kBarriers + 2 * kStages * 8;
-
-/// Named barriers: 1 and 2 are a warpgroup's own, these give it the turn to issue products. Without turns the second
-/// would wait for a stage of its first tile by a parity that the ring has not come to yet.
-constexpr int kTurns = 3;
+/// Stages by which the second warpgroup trails the first, so that one's nonlinearity runs beside the other's products.
+constexpr int kLag = 1;
 
 struct GatedKernel {
   CUtensorMap x, gate, up, out;
   int rows, cols;
-  int row_tiles, col_tiles;            ///< of a cluster: 256 rows, 64 columns
+  int row_tiles, col_tiles;            ///< of a cluster: 256 rows, 128 columns
   int row_group;                       ///< row tiles that share a sweep over the weights
   int steps;                           ///< stages along k
   const float *gate_terms, *up_terms;  ///< [cols] scales of fp8 weights, or biases; null: none
@@ -58,20 +57,22 @@ struct Shared {
   std::uint32_t base;
   __device__ explicit Shared(unsigned char* raw) : raw(raw), base(hopper::shared_address(raw)) {}
   __device__ std::uint32_t stage(int n) const { return base + n * kStageBytes; }
-  __device__ std::uint32_t out(int warpgroup) const { return base + kOut + warpgroup * kOutBytes; }
-  /// [2][64] of the gate's and of the up columns
+  __device__ std::uint32_t out(int warpgroup, int chunk) const {
+    return base + kOut + (warpgroup * (kTileCols / kChunkCols) + chunk) * kChunk;
+  }
+  /// [2][128] of the gate's and of the up columns
   __device__ float* terms(int warpgroup) const {
     return reinterpret_cast<float*>(raw + kTerms + warpgroup * kTermBytes);
   }
   __device__ std::uint32_t full(int stage) const { return base + kBarriers + stage * 8; }
   __device__ std::uint32_t empty(int stage) const { return base + kBarriers + (kStages + stage) * 8; }
 
-  /// One thread. A stage is empty once the warps of both blocks that read it have left it: each block's share of the
+  /// One thread. A stage is empty once every consumer warp of the cluster has left it: each block's share of the
   /// weights goes to both blocks.
   __device__ void init() const {
     for (int n = 0; n < kStages; ++n) {
       hopper::barrier_init(full(n), 1);
-      hopper::barrier_init(empty(n), kCluster * 4);
+      hopper::barrier_init(empty(n), kCluster * kConsumers * 4);
     }
     hopper::barrier_init_fence();
   }
@@ -90,16 +91,11 @@ struct Place {
   }
 };
 
-/// work(n-th tile of this block, its place), from tile `first` on, every `each`-th.
 template <class Work>
-__device__ void for_tiles(const GatedKernel& p, std::uint32_t rank, int first, int each, const Work& work) {
+__device__ void for_tiles(const GatedKernel& p, std::uint32_t rank, const Work& work) {
   const int clusters = static_cast<int>(gridDim.x) / kCluster;
-  const int tiles = p.row_tiles * p.col_tiles;
-  for (int n = first;; n += each) {
-    const int tile = static_cast<int>(blockIdx.x) / kCluster + n * clusters;
-    if (tile >= tiles) return;
-    work(static_cast<unsigned>(n), Place(p, tile, rank));
-  }
+  for (int n = static_cast<int>(blockIdx.x) / kCluster; n < p.row_tiles * p.col_tiles; n += clusters)
+    work(Place(p, n, rank));
 }
 
 /// One thread. Block 0 of a cluster fetches the gate's rows for both, block 1 the up weight's.
@@ -107,7 +103,7 @@ template <int kValues>
 __device__ void produce(const GatedKernel& p, const Shared& shared, std::uint32_t rank) {
   const CUtensorMap* weight = rank == 0 ? &p.gate : &p.up;
   unsigned use = 0;
-  for_tiles(p, rank, 0, 1, [&](unsigned, const Place& place) {
+  for_tiles(p, rank, [&](const Place& place) {
     for (int step = 0; step < p.steps; ++step, ++use) {
       const Turn turn(use);
       hopper::barrier_wait(shared.empty(turn.stage), turn.parity ^ 1U);
@@ -115,7 +111,7 @@ __device__ void produce(const GatedKernel& p, const Shared& shared, std::uint32_
       const std::uint32_t to = shared.stage(turn.stage);
       hopper::barrier_expect(full, kStageBytes);
       hopper::load_box(to, &p.x, full, step * kValues, place.row, 0);
-      hopper::load_box_to(3, to + (2 + rank) * kHalf, weight, full, step * kValues, place.col, 0);
+      hopper::load_box_to(3, to + (1 + rank) * kOperand, weight, full, step * kValues, place.col, 0);
     }
   });
 }
@@ -126,44 +122,51 @@ __device__ __forceinline__ void release(const Shared& shared, int stage) {
   if (lane < kCluster) hopper::barrier_arrive_at(shared.empty(stage), lane);
 }
 
-/// d[half][64 rows][64 gate, 64 up columns] of a tile whose first stage is use `use` of the ring.
+/// d[64 rows][128 gate, 128 up columns] of a tile.
 template <bool kFp8>
-__device__ __forceinline__ void multiply(float (&d)[2][64], const GatedKernel& p, const Shared& shared, int warpgroup,
-                                         unsigned use) {
-  hopper::named_sync(kTurns + warpgroup, kConsumers * 128);
+__device__ __forceinline__ void multiply(float (&d)[128], const GatedKernel& p, const Shared& shared, int warpgroup,
+                                         unsigned& use) {
   for (int step = 0; step < p.steps; ++step, ++use) {
     const Turn turn(use);
     hopper::barrier_wait(shared.full(turn.stage), turn.parity);
-    if (step + 1 == p.steps) hopper::named_arrive(kTurns + 1 - warpgroup, kConsumers * 128);
-    const std::uint64_t a = hopper::swizzled_operand(shared.stage(turn.stage), 16);
-    constexpr int kNext = kHalf >> 4;
+    const std::uint32_t at = shared.stage(turn.stage);
+    const std::uint64_t a = hopper::swizzled_operand(at + warpgroup * (kOperand / 2), 16);
+    const std::uint64_t b = hopper::swizzled_operand(at + kOperand, 16);
     hopper::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kInstructions; ++i)  // 32 bytes along k are two address units
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        hopper::multiply_gate_up<kFp8>(d[half], a + half * kNext + 2 * i, a + 2 * kNext + 2 * i,
-                                       step > 0 || i > 0 ? 1 : 0);
+      hopper::multiply_shared_256<kFp8>(d, a + 2 * i, b + 2 * i, step > 0 || i > 0 ? 1 : 0);
     hopper::wgmma_commit();
     hopper::wgmma_wait<1>();
     if (step > 0) release(shared, Turn(use - 1).stage);
   }
   hopper::wgmma_wait<0>();
-  hopper::pin(d[0]);
-  hopper::pin(d[1]);
+  hopper::pin(d);
   release(shared, Turn(use - 1).stage);
 }
 
-/// A scale or bias of the gate's or of the up weight: one of the tile's columns. Read before the products, whose time
-/// hides the way to memory.
-__device__ __forceinline__ float read_term(const GatedKernel& p, const Place& place) {
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int col = place.col + thread % kTileCols;
-  if (p.gate_terms == nullptr || col >= p.cols) return 0;
-  return __ldg((thread < kTileCols ? p.gate_terms : p.up_terms) + col);
+/// A scale or bias of the gate's and of the up weight: this thread's column of the tile. Read before the products,
+/// whose time hides the way to memory.
+__device__ __forceinline__ float2 read_terms(const GatedKernel& p, const Place& place) {
+  const int col = place.col + static_cast<int>(threadIdx.x) % 128;
+  if (p.gate_terms == nullptr || col >= p.cols) return {0, 0};
+  return {__ldg(p.gate_terms + col), __ldg(p.up_terms + col)};
 }
 
-__device__ __forceinline__ float gated(float gate, float up) { return __fdividef(gate, 1.0F + __expf(-gate)) * up; }
+/// silu(gate) * up. Two approximate instructions, 2^-22 of the value: the plain ones also scale values near the ends of
+/// the range, where bf16 has nothing left.
+__device__ __forceinline__ float gated(float gate, float up) {
+#if defined(TANH)
+  float t;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(0.5F * gate));
+  return gate * fmaf(0.5F, t, 0.5F) * up;
+#else
+  float power, share;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-1.44269504F * gate));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(share) : "f"(1.0F + power));
+  return gate * share * up;
+#endif
+}
 
 /// What an accumulator stands for.
 template <bool kFp8>
@@ -174,57 +177,57 @@ __device__ __forceinline__ float finished(float sum, float row_scale, float term
 /// silu(gate) * up of a tile, through shared memory to the copy engine. stmatrix wants two groups of eight columns and
 /// both halves of 16 rows at once.
 template <bool kFp8>
-__device__ __forceinline__ void store(const float (&d)[2][64], const GatedKernel& p, const Shared& shared,
-                                      const Place& place, int warpgroup, float my_term) {
+__device__ __forceinline__ void store(const float (&d)[128], const GatedKernel& p, const Shared& shared,
+                                      const Place& place, int warpgroup, float2 my_terms) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int lane = thread % 32;
+  const int row = place.row + warpgroup * 64 + thread / 32 * 16 + lane / 4;
+  float row_scale[2] = {1, 1};
+  if constexpr (kFp8)
+    for (int r = 0; r < 2; ++r)
+      if (row + 8 * r < p.rows) row_scale[r] = __ldg(p.x_scales + row + 8 * r);
   float* terms = shared.terms(warpgroup);
-  terms[thread] = my_term;
+  terms[thread] = my_terms.x;
+  terms[kTileCols + thread] = my_terms.y;
   if (thread == 0) hopper::store_wait_read();
   hopper::named_sync(1 + warpgroup, 128);
+  const int to_row = thread / 32 * 16 + lane % 16;
+  const std::uint32_t line = shared.out(warpgroup, 0) + to_row * kLine;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int first = 64 * half + thread / 32 * 16;  // row of the tile, of this warp
-    float row_scale[2] = {1, 1};
-    if constexpr (kFp8)
-      for (int r = 0; r < 2; ++r)
-        if (const int row = place.row + first + lane / 4 + 8 * r; row < p.rows) row_scale[r] = __ldg(p.x_scales + row);
-    const int to_row = first + lane % 16;
-    const std::uint32_t line = shared.out(warpgroup) + to_row * kLine;
+  for (int two = 0; two < kTileCols / 16; ++two) {
+    std::uint32_t words[4];
 #pragma unroll
-    for (int two = 0; two < kTileCols / 16; ++two) {
-      std::uint32_t words[4];
+    for (int i = 0; i < 2; ++i) {
+      const int j = 2 * two + i;
+      const int col = 8 * j + 2 * (lane % 4);
+      const float2 g = *reinterpret_cast<const float2*>(terms + col);
+      const float2 u = *reinterpret_cast<const float2*>(terms + kTileCols + col);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int j = 2 * two + i;
-        const int col = 8 * j + 2 * (lane % 4);
-        const float2 g = *reinterpret_cast<const float2*>(terms + col);
-        const float2 u = *reinterpret_cast<const float2*>(terms + kTileCols + col);
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const float* x = d[half] + 4 * j + 2 * r;
-          const float* y = x + kTileCols / 2;
-          words[2 * i + r] =
-              pack_bf16(gated(finished<kFp8>(x[0], row_scale[r], g.x), finished<kFp8>(y[0], row_scale[r], u.x)),
-                        gated(finished<kFp8>(x[1], row_scale[r], g.y), finished<kFp8>(y[1], row_scale[r], u.y)));
-        }
+      for (int r = 0; r < 2; ++r) {
+        const float* x = d + 4 * j + 2 * r;
+        const float* y = x + 64;
+        words[2 * i + r] =
+            pack_bf16(gated(finished<kFp8>(x[0], row_scale[r], g.x), finished<kFp8>(y[0], row_scale[r], u.x)),
+                      gated(finished<kFp8>(x[1], row_scale[r], g.y), finished<kFp8>(y[1], row_scale[r], u.y)));
       }
-      const int sixteen = (2 * two + lane / 16) ^ (to_row % 8);  // the swizzle, in units of 16 bytes
-      hopper::store_matrices(line + sixteen * 16, words);
     }
+    const int chunk = two / 4;
+    const int sixteen = (two % 4 * 2 + lane / 16) ^ (to_row % 8);  // the swizzle, in units of 16 bytes
+    hopper::store_matrices(line + chunk * kChunk + sixteen * 16, words);
   }
   hopper::proxy_fence();
   hopper::named_sync(1 + warpgroup, 128);
   if (thread == 0) {
-    hopper::store_box(&p.out, shared.out(warpgroup), place.col, place.row, 0);
+    for (int chunk = 0; chunk < kTileCols / kChunkCols; ++chunk)
+      hopper::store_box(&p.out, shared.out(warpgroup, chunk), place.col + chunk * kChunkCols,
+                        place.row + warpgroup * 64, 0);
     hopper::store_commit();
   }
 }
 
-/// Persistent clusters of two blocks; a block has one producer thread and two consumer warpgroups, which take tiles in
-/// turn: one's nonlinearity runs beside the other's products. A tile takes 2 * 128 * 128 * in FLOPs; a step of it (128
-/// bytes along k) 32 KiB of operands, of which a block fetches 24 itself. Writes 2 bytes an element of out. Shared
-/// memory: 6 stages of 32 KiB, 32 KiB of results, 1 KiB of biases or scales.
+/// Persistent clusters of two blocks; a block has one producer thread and two consumer warpgroups. A tile takes
+/// 2 * 128 * 256 * in FLOPs; a step of it (128 bytes along k) 48 KiB of operands, of which a block fetches 32 itself.
+/// Writes 2 bytes an element of out. Shared memory: 4 stages of 48 KiB, 32 KiB of results, 2 KiB of biases or scales.
 template <bool kFp8>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     gated_kernel(const __grid_constant__ GatedKernel p) {
@@ -240,12 +243,14 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
   } else {
     hopper::take_registers<232>();
     const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
-    float d[2][64];
-    if (warpgroup == 1) hopper::named_arrive(kTurns, kConsumers * 128);  // the other one has the first turn
-    for_tiles(p, rank, warpgroup, kConsumers, [&](unsigned n, const Place& place) {
-      const float term = read_term(p, place);
-      multiply<kFp8>(d, p, shared, warpgroup, n * p.steps);
-      store<kFp8>(d, p, shared, place, warpgroup, term);
+    float d[128];
+    unsigned use = 0;
+    if (warpgroup == 1 && p.steps > kLag && blockIdx.x / kCluster < p.row_tiles * p.col_tiles)
+      hopper::barrier_wait(shared.full(kLag), 0);
+    for_tiles(p, rank, [&](const Place& place) {
+      const float2 terms = read_terms(p, place);
+      multiply<kFp8>(d, p, shared, warpgroup, use);
+      store<kFp8>(d, p, shared, place, warpgroup, terms);
     });
     if (threadIdx.x % 128 == 0) hopper::store_wait_read();
   }
@@ -307,7 +312,7 @@ void gated_sm90(const Context& context, const GatedProduct& product) {
   GatedKernel p{.x = map(x, kTileRows),
                 .gate = map(gate, kTileCols),
                 .up = map(up, kTileCols),
-                .out = map(out, kTileRows),
+                .out = map(out, 64),
                 .rows = static_cast<int>(x.rows),
                 .cols = static_cast<int>(out.cols),
                 .row_tiles = static_cast<int>(ceil_div(x.rows, kCluster * kTileRows)),
