@@ -91,7 +91,7 @@ class PrefillSubject : public LanguageSubject {
         if (!keep) return std::nullopt;
         return CompactionPlan{std::move(*keep)};
       };
-      while (!prefill.done()) prefill.step(hook, selector.needs_lse(prefill.layer(), config_.layers));
+      while (!prefill.done()) prefill.step(hook, selector.needs_lse());
       prefill.last_logits(logits_.view());
       report(cache);
     }

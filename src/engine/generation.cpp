@@ -196,8 +196,7 @@ void Generation::prefill() {
                    .stop = progress_.stop});
   trace_rows("hidden", 0);
   while (!prefill.done()) {
-    prefill.step([this](const Observation& observation) { return choose(observation); },
-                 selector_->needs_lse(prefill.layer(), text.layers));
+    prefill.step([this](const Observation& observation) { return choose(observation); }, selector_->needs_lse());
     trace_rows("hidden", prefill.layer());
     step("prefill", prefill.layer(), text.layers);
   }

@@ -5,12 +5,11 @@
 
 #include "device/transfer.h"
 #include "kernels/activation.h"
-#include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "kernels/mlp.h"
 #include "kernels/permute_rows.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rope.h"
+#include "kernels/rope_attention.h"
 #include "sparse/plan.h"
 
 namespace purekv {
@@ -49,7 +48,7 @@ std::int64_t tower_bytes(const Context& context, const VisionConfig& config, std
   constexpr std::int64_t kFloat = sizeof(float);
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
   const std::int64_t a_row = kFloat * (config.patch_values() + config.hidden / config.heads) +
-                             between * (10 * config.hidden + 2 * padded_ffn(config.ffn) + config.out_hidden);
+                             between * (6 * config.hidden + 2 * padded_ffn(config.ffn) + config.out_hidden);
   return patches * slices_at_once(context, patches, total) * a_row;
 }
 
@@ -98,66 +97,44 @@ void VisionTower::take_memory(Grid& grid) const {
   const std::int64_t chunk = std::min(kBatches * context_.rows_at_once(), grid.rows);
   const std::int64_t ffn = weights_.blocks.empty() ? config_.ffn : weights_.blocks.front().gate.weight.rows;
   grid.x = Matrix(context_, activation, grid.rows, config_.hidden);
-  grid.q = Matrix(context_, activation, grid.rows, config_.hidden);
+  grid.qkv = Matrix(context_, activation, grid.rows, 3 * config_.hidden);
   grid.attended = Matrix(context_, activation, grid.rows, config_.hidden);
   grid.normed = Matrix(context_, activation, chunk, config_.hidden);
-  grid.qkv = Matrix(context_, activation, chunk, 3 * config_.hidden);
   grid.gate = Matrix(context_, activation, chunk, ffn);
   grid.up = Matrix(context_, activation, chunk, ffn);
-  grid.kv = Buffer(context_, 2 * grid.rows * config_.hidden * static_cast<std::int64_t>(size_of(context_.compute)));
 }
 
 void VisionTower::embed(const ConstMatrixView& patches) {
-  const Matrix raster(context_, context_.activation(), grid_.rows, config_.hidden);
-  linear(context_, {.x = patches, .norm = {}, .w = {.weight = weights_.patch_embed}, .out = raster.view()});
-  permute_rows(context_, {.in = raster.view(),
+  const MatrixView& raster = grid_.attended.view();
+  linear(context_, {.x = patches, .norm = {}, .w = {.weight = weights_.patch_embed}, .out = raster});
+  permute_rows(context_, {.in = raster,
                           .rows = grid_.cells.as<std::int32_t>(),
                           .group = config_.merge * config_.merge,
                           .out = grid_.x.view()});
 }
 
 void VisionTower::project(const VisionBlockWeights& block) {
-  const std::int64_t head_dim = config_.hidden / config_.heads;
-  const auto element = static_cast<std::int64_t>(size_of(context_.compute));
-  const std::int64_t chunk = grid_.qkv.view().rows;
-  auto* keys = grid_.kv.as<std::byte>();
-  auto* values = keys + grid_.rows * config_.hidden * element;
+  const std::int64_t chunk = grid_.normed.view().rows;
   for (std::int64_t begin = 0; begin < grid_.rows; begin += chunk) {
     const std::int64_t count = std::min(chunk, grid_.rows - begin);
-    const MatrixView three = grid_.qkv.slice(0, count);
     linear(context_, {.x = grid_.x.slice(begin, count),
                       .norm = {.weight = block.norm1.as<float>(), .eps = kNormEps, .work = grid_.normed.view()},
                       .w = block.qkv.operand(),
-                      .out = three});
-    rope_split(context_, {.shape = {config_.heads, config_.heads, head_dim},
-                          .qkv = three,
-                          .cos = grid_.rope.cos_row(begin),
-                          .sin = grid_.rope.sin_row(begin),
-                          .q = grid_.q.slice(begin, count),
-                          .keys = keys + begin * head_dim * element,
-                          .values = values + begin * head_dim * element,
-                          .kv_dtype = context_.compute,
-                          .head_stride = grid_.rows * head_dim,
-                          .row_stride = head_dim});
+                      .out = grid_.qkv.slice(begin, count)});
   }
 }
 
 void VisionTower::attend(const VisionBlockWeights& block, const AttentionPlan& plan) {
   project(block);
   const std::int64_t head_dim = config_.hidden / config_.heads;
-  const std::int64_t head_bytes = grid_.rows * head_dim * static_cast<std::int64_t>(size_of(context_.compute));
-  const auto* keys = grid_.kv.as<std::byte>();
-  const auto* values = keys + config_.heads * head_bytes;
-  KvView fresh{.dtype = context_.compute, .heads = {}};
-  for (std::int64_t h = 0; h < config_.heads; ++h)
-    fresh.heads.push_back({keys + h * head_bytes, values + h * head_bytes, grid_.rows, head_dim});
-  attention(context_, {.shape = {config_.heads, config_.heads, head_dim},
-                       .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
-                       .q = grid_.q.view(),
-                       .cached = {},
-                       .fresh = fresh,
-                       .plan = &plan,
-                       .out = grid_.attended.view()});
+  rope_attention(context_, {.heads = config_.heads,
+                            .head_dim = head_dim,
+                            .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
+                            .qkv = grid_.qkv.view(),
+                            .cos = grid_.rope.cos_row(0),
+                            .sin = grid_.rope.sin_row(0),
+                            .plan = &plan,
+                            .out = grid_.attended.view()});
   linear(
       context_,
       {.x = grid_.attended.view(), .norm = {}, .w = block.proj.operand(), .out = grid_.x.view(), .accumulate = true});
@@ -183,11 +160,11 @@ void VisionTower::merge(const MatrixView& out) {
   const std::int64_t group = config_.merge * config_.merge;
   const std::int64_t cells = grid_.rows / group;
   const std::int64_t wide = group * config_.hidden;
-  const MatrixView& normed = grid_.q.view();
+  const MatrixView& normed = grid_.attended.view();
   rms_norm(context_, {.x = grid_.x.view(), .weight = weights_.merger_norm.as<float>(), .eps = kNormEps, .out = normed});
   const ConstMatrixView grouped(normed.data, normed.dtype, cells, wide, wide);
   const std::int64_t chunk = std::min(context_.rows_at_once(), cells);
-  const Matrix inner(context_, context_.activation(), chunk, wide);
+  const MatrixView inner{grid_.qkv.view().data, normed.dtype, chunk, wide, wide};
   const Matrix merged(context_, out.dtype, cells, config_.out_hidden);
   for (std::int64_t begin = 0; begin < cells; begin += chunk) {
     const std::int64_t count = std::min(chunk, cells - begin);

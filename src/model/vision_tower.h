@@ -46,9 +46,9 @@ class VisionTower {
     Buffer places;          ///< the other way: where raster cell i stands in window order
     RopeTable rope;         ///< rows in window order
     AttentionPlan windows, whole;
-    Matrix x, q, attended;  ///< [rows, hidden]; x is the residual stream, in activation() as the reference has it
-    Matrix normed, qkv, gate, up;  ///< a chunk of rows; kept, because fresh pages cost time in every block
-    Buffer kv;                     ///< keys then values, [heads][rows][head_dim] each
+    Matrix x, attended;       ///< [rows, hidden]; x is the residual stream, in activation() as the reference has it
+    Matrix qkv;               ///< [rows, 3 * hidden]
+    Matrix normed, gate, up;  ///< a chunk of rows; kept, because fresh pages cost time in every block
   };
   void prepare(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices);
   void place(Grid& grid) const;

@@ -50,12 +50,12 @@ void rope_split_reference(const RopeSplitParams& p) {
         const double sin = p.sin[r * half + j % half];
         double value = x[j];
         if (h < rotated) value = j < half ? x[j] * cos - x[j + half] * sin : x[j] * cos + x[j - half] * sin;
-        const std::int64_t kv_head = (h - p.shape.heads) % p.shape.kv_heads;
-        const std::int64_t at = kv_head * p.head_stride + r * p.row_stride + j;
-        if (h < p.shape.heads)
+        if (h < p.shape.heads) {
           p.q.row<float>(r)[h * d + j] = static_cast<float>(value);
-        else
-          put(h < rotated ? p.keys : p.values, p.kv_dtype, at, value);
+          continue;
+        }
+        const std::int64_t kv_head = (h - p.shape.heads) % p.shape.kv_heads;
+        put(h < rotated ? p.keys : p.values, p.kv_dtype, kv_head * p.head_stride + r * p.row_stride + j, value);
       }
 }
 

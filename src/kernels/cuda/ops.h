@@ -15,6 +15,7 @@
 #include "kernels/random_bits.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/rope_attention.h"
 #include "kernels/rope_table.h"
 #include "kernels/score.h"
 #include "kernels/top_rows.h"
@@ -39,11 +40,15 @@ void gram(const Context& context, const GramParams& params);
 void join_scores(const Context& context, const JoinScoresParams& params);
 void linear(const Context& context, const LinearParams& params);
 void mlp(const Context& context, const MlpParams& params);
+void pack_gram(const Context& context, const HeadShape& shape, const float* gram, void* packed);
+std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape);
 void permute_rows(const Context& context, const PermuteRowsParams& params);
 void quantize_rows(const Context& context, const QuantizeParams& params);
 void random_bits(const Context& context, const MatrixView& out, float magnitude, std::uint64_t seed);
 void random_normal(const Context& context, const MatrixView& out, std::uint64_t seed);
 void rms_norm(const Context& context, const RmsNormParams& params);
+void rope_attention(const Context& context, const RopeAttentionParams& params);
+bool rope_attention_takes(const Context& context, const RopeAttentionParams& params);
 void rope_split(const Context& context, const RopeSplitParams& params);
 void rope_table(const Context& context, const RopeTableParams& params);
 void swiglu(const Context& context, const MatrixView& gate, const ConstMatrixView& up);

@@ -160,29 +160,57 @@ TEST_F(CudaLinearTest, ResidualStreamInBf16) {
   }
 }
 
+/// silu(x G^T + g) * (x U^T + u) against its parts in double precision.
+double gated_error(const Context& context, const Problem& p) {
+  std::mt19937 random(static_cast<unsigned>(p.rows + p.in));
+  const Weights gate(context, p, random);
+  const Weights up(context, p, random);
+  std::vector<float> x = normal_floats(p.rows * p.in, random, 3);
+  const Buffer dx = to_device(context, round_to_bf16(x));
+  const Buffer out = poisoned(context, p.rows * p.out * 2);
+  const Buffer work = poisoned(context, p.rows * p.out * 2);
+  gated_linear(context, {.x = {dx.data(), DType::kBF16, p.rows, p.in, p.in},
+                         .norm = {},
+                         .gate = gate.operand(p),
+                         .up = up.operand(p),
+                         .out = {out.data(), DType::kBF16, p.rows, p.out, p.out},
+                         .work = {work.data(), DType::kBF16, p.rows, p.out, p.out}});
+  const std::vector<float> zero(static_cast<std::size_t>(p.rows * p.out), 0.0F);
+  std::vector<float> expected = reference(p, x, gate, zero);
+  const std::vector<float> right = reference(p, x, up, zero);
+  swiglu_reference({expected.data(), DType::kF32, p.rows, p.out, p.out},
+                   {right.data(), DType::kF32, p.rows, p.out, p.out});
+  return nmse(widen(to_host<std::uint16_t>(context, out.data(), p.rows * p.out)), expected);
+}
+
 TEST_F(CudaLinearTest, GatedEqualsItsParts) {
-  for (const std::int64_t rows : {1, 5, 64, 100}) {
-    std::mt19937 random(static_cast<unsigned>(rows));
-    const Problem p{.rows = rows, .in = 256, .out = 136, .bias = true};
-    const Weights gate(context_, p, random);
-    const Weights up(context_, p, random);
-    std::vector<float> x = normal_floats(rows * p.in, random, 3);
-    const Buffer dx = to_device(context_, round_to_bf16(x));
-    const Buffer out = poisoned(context_, rows * p.out * 2);
-    const Buffer work = poisoned(context_, rows * p.out * 2);
-    gated_linear(context_, {.x = {dx.data(), DType::kBF16, rows, p.in, p.in},
-                            .norm = {},
-                            .gate = gate.operand(p),
-                            .up = up.operand(p),
-                            .out = {out.data(), DType::kBF16, rows, p.out, p.out},
-                            .work = {work.data(), DType::kBF16, rows, p.out, p.out}});
-    std::vector<float> zero(static_cast<std::size_t>(rows * p.out), 0.0F);
-    std::vector<float> expected = reference(p, x, gate, zero);
-    const std::vector<float> right = reference(p, x, up, zero);
-    swiglu_reference({expected.data(), DType::kF32, rows, p.out, p.out},
-                     {right.data(), DType::kF32, rows, p.out, p.out});
-    EXPECT_LT(nmse(widen(to_host<std::uint16_t>(context_, out.data(), rows * p.out)), expected), kBound) << rows;
-  }
+  for (const std::int64_t rows : {1, 5, 64, 100, 255})
+    EXPECT_LT(gated_error(context_, {.rows = rows, .in = 256, .out = 136, .bias = true}), kBound) << rows;
+}
+
+/// Rows enough for the fused kernel: around its tiles of 256 rows and 128 columns, its stages of 64 values and its ring
+/// of four stages, with more tiles than the device has blocks.
+TEST_F(CudaLinearTest, GatedInOneKernel) {
+  for (const std::int64_t rows : {256, 257, 384, 511, 513})
+    for (const std::int64_t in : {8, 56, 64, 72, 192, 256, 320})
+      EXPECT_LT(gated_error(context_, {.rows = rows, .in = in, .out = 136, .bias = rows % 2 == 0}), kBound)
+          << rows << " " << in;
+  for (const std::int64_t out : {8, 64, 120, 128, 264})
+    EXPECT_LT(gated_error(context_, {.rows = 300, .in = 128, .out = out}), kBound) << out;
+  EXPECT_LT(gated_error(context_, {.rows = 5000, .in = 64, .out = 1024, .bias = true}), kBound);
+  // Long rows: the ring of stages turns many times within a tile.
+  for (const std::int64_t in : {1280, 2048, 2120})
+    EXPECT_LT(gated_error(context_, {.rows = 600, .in = in, .out = 1040}), kBound) << in;
+}
+
+TEST_F(CudaLinearTest, GatedFp8) {
+  if (!has_fp8(context_)) GTEST_SKIP() << "no fp8 arithmetic";
+  for (const std::int64_t rows : {64, 256, 321, 700})
+    for (const std::int64_t in : {16, 112, 128, 144, 640})
+      EXPECT_LT(gated_error(context_, {.rows = rows, .in = in, .out = 208, .bias = rows == 256, .fp8 = true}),
+                2 * kFp8Bound)
+          << rows << " " << in;
+  EXPECT_LT(gated_error(context_, {.rows = 600, .in = 2064, .out = 1040, .fp8 = true}), 2 * kFp8Bound);
 }
 
 TEST_F(CudaLinearTest, NotANumberPasses) {
