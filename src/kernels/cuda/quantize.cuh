@@ -14,30 +14,29 @@
 /// source's own. What bounds it is memory, so several rows are under way on a multiprocessor at once, each in another
 /// of its phases (read, reduce, write).
 ///
-/// A source has: Raw load(row, unit), eight elements as they come from 16-byte accesses; Unit make(raw, squares), the
-/// same as they wait; float element(row, i, squares), one of them; and kNorm: whether the row is rms_norm()ed with the
-/// source's eps. Then `squares` takes what they add to the row's sum.
+/// A source has: Raw load(row, unit), eight elements as they come from 16-byte accesses; Unit make(raw), the same as
+/// they wait; values(x, unit, v, squares), what they are in the end; float element(row, i, squares), one of them; and
+/// kNorm: whether the row is rms_norm()ed with the source's eps. Then `squares` takes what they add to the row's sum.
 namespace purekv::cuda {
 
 inline constexpr int kQuantizeThreads = 512;
 inline constexpr float kMostE4m3 = 448.0F;
 inline constexpr float kLeastScaled = kMostE4m3 * FLT_MIN;  ///< below it a row's scale has no finite inverse
 
-/// Eight float32 elements. Those of bf16 wait as they came, in a uint4.
+/// Eight elements as they lie in memory.
 struct WideUnit {
-  float x[kUnit];
+  float4 low, high;
 };
-__device__ inline void widen_unit(const WideUnit& raw, float (&x)[kUnit]) {
-#pragma unroll
-  for (int i = 0; i < kUnit; ++i) x[i] = raw.x[i];
+__device__ inline uint4 load_raw(const __nv_bfloat16* from) { return *reinterpret_cast<const uint4*>(from); }
+__device__ inline WideUnit load_raw(const float* from) {
+  return {reinterpret_cast<const float4*>(from)[0], reinterpret_cast<const float4*>(from)[1]};
 }
+template <class T>
+using RawUnit = decltype(load_raw(static_cast<const T*>(nullptr)));
 
-/// Eight elements that nobody reads soon again: the second-level cache is left to what is written.
-__device__ inline uint4 load_once(const __nv_bfloat16* from) { return __ldcs(reinterpret_cast<const uint4*>(from)); }
-__device__ inline WideUnit load_once(const float* from) {
-  const float4 a = __ldcs(reinterpret_cast<const float4*>(from));
-  const float4 b = __ldcs(reinterpret_cast<const float4*>(from) + 1);
-  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+__device__ inline void widen_unit(const WideUnit& raw, float (&x)[kUnit]) {
+  x[0] = raw.low.x, x[1] = raw.low.y, x[2] = raw.low.z, x[3] = raw.low.w;
+  x[4] = raw.high.x, x[5] = raw.high.y, x[6] = raw.high.z, x[7] = raw.high.w;
 }
 
 /// The larger; NaN wins, so that a model with NaN weights shows it.
@@ -105,9 +104,9 @@ __global__ void __launch_bounds__(kQuantizeThreads) quantize_in_registers(const 
   for (int n = 0; n < kUnits; ++n) {
     const auto unit = static_cast<int>(threadIdx.x + n * blockDim.x);
     if (unit >= units) continue;
-    x[n] = source.make(raw[n], sums.squares);
+    x[n] = source.make(raw[n]);
     float v[kUnit];
-    widen_unit(x[n], v);
+    source.values(x[n], unit, v, sums.squares);
 #pragma unroll
     for (const float value : v) sums.most = larger(sums.most, fabsf(value));
   }
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(kQuantizeThreads) quantize_in_registers(const 
     const auto unit = static_cast<int>(threadIdx.x + n * blockDim.x);
     if (unit >= units) continue;
     float v[kUnit];
-    widen_unit(x[n], v);
+    source.values(x[n], unit, v, sums.squares);
     const __nv_fp8x4_e4m3 low(make_float4(v[0] * factor, v[1] * factor, v[2] * factor, v[3] * factor));
     const __nv_fp8x4_e4m3 high(make_float4(v[4] * factor, v[5] * factor, v[6] * factor, v[7] * factor));
     reinterpret_cast<uint2*>(row_of<std::uint8_t>(to.out, row))[unit] = {low.__x, high.__x};
@@ -148,7 +147,7 @@ void quantize(const Context& context, const Source& source, const QuantizedRows&
     return true;
   };
   const bool fits = units && has_units(to.out) &&
-                    (launch(std::integral_constant<int, 2>{}) || launch(std::integral_constant<int, 6>{}));
+                    (launch(std::integral_constant<int, 4>{}) || launch(std::integral_constant<int, 6>{}));
   if (!fits) quantize_by_elements<<<rows, kQuantizeThreads, 0, stream_of(context)>>>(source, to);
   check_launch("quantising rows");
 }
