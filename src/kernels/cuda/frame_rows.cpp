@@ -32,12 +32,16 @@ std::vector<FrameTile> frame_tiles(const FrameTable& table, std::int64_t group) 
   return tiles;
 }
 
+/// As few tiles of a frame as can be, and even ones: a small last one would take as long as the others.
 std::vector<CellTile> cell_tiles(const FrameTable& table, std::int64_t group) {
-  const auto cells = static_cast<std::int32_t>(std::max<std::int64_t>(1, kCellTileRows / group));
+  const auto most = static_cast<std::int32_t>(std::max<std::int64_t>(1, kCellTileRows / group));
   std::vector<CellTile> tiles;
-  for (const FrameSpan& frame : table.frames)
+  for (const FrameSpan& frame : table.frames) {
+    const std::int32_t count = (frame.rows() + most - 1) / most;
+    const std::int32_t cells = (frame.rows() + count - 1) / count;
     for (std::int32_t first = (frame.rows() - 1) / cells * cells; first >= 0; first -= cells)
       tiles.push_back({frame.start, first, std::min(first + cells, frame.rows())});
+  }
   return tiles;
 }
 
