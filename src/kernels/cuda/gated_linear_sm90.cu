@@ -145,27 +145,24 @@ __device__ __forceinline__ void multiply(float (&d)[128], const GatedKernel& p, 
   release(shared, Turn(use - 1).stage);
 }
 
-/// A scale or bias of the gate's and of the up weight: this thread's column of the tile. Read before the products,
-/// whose time hides the way to memory.
-__device__ __forceinline__ float2 read_terms(const GatedKernel& p, const Place& place) {
-  const int col = place.col + static_cast<int>(threadIdx.x) % 128;
-  if (p.gate_terms == nullptr || col >= p.cols) return {0, 0};
-  return {__ldg(p.gate_terms + col), __ldg(p.up_terms + col)};
-}
+/// What a thread adds to or multiplies its sums with: read before the products, whose time hides the way to memory.
+struct Terms {
+  float gate = 0, up = 0;  ///< scale or bias of the thread's column of the tile, for the whole warpgroup
+  float row[2] = {1, 1};   ///< scales of the thread's two rows; fp8
+};
 
-/// silu(gate) * up. Two approximate instructions, 2^-22 of the value: the plain ones also scale values near the ends of
-/// the range, where bf16 has nothing left.
-__device__ __forceinline__ float gated(float gate, float up) {
-#if defined(TANH)
-  float t;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(0.5F * gate));
-  return gate * fmaf(0.5F, t, 0.5F) * up;
-#else
-  float power, share;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-1.44269504F * gate));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(share) : "f"(1.0F + power));
-  return gate * share * up;
-#endif
+template <bool kFp8>
+__device__ __forceinline__ Terms read_terms(const GatedKernel& p, const Place& place, int warpgroup) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int col = place.col + thread;
+  Terms terms;
+  if (p.gate_terms != nullptr && col < p.cols) terms = {__ldg(p.gate_terms + col), __ldg(p.up_terms + col)};
+  if constexpr (kFp8)
+    for (int r = 0; r < 2; ++r) {
+      const int row = place.row + warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4 + 8 * r;
+      if (row < p.rows) terms.row[r] = __ldg(p.x_scales + row);
+    }
+  return terms;
 }
 
 /// What an accumulator stands for.
@@ -174,46 +171,65 @@ __device__ __forceinline__ float finished(float sum, float row_scale, float term
   return kFp8 ? sum * row_scale * term : sum + term;
 }
 
+// Two approximate instructions, 2^-22 of the value: the plain ones also scale values near the ends of the range, where
+// bf16 has nothing left. Volatile, so that many are under way at once: a warpgroup has one warp a scheduler, and
+// nothing else hides their latency.
+__device__ __forceinline__ float power_of_two(float x) {
+  float y;
+  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// The up half becomes gate * up, the gate half 1 / (1 + e^-gate): their product is the result.
+template <bool kFp8>
+__device__ __forceinline__ void soften(float (&d)[128], const Terms& mine, const float* terms) {
+  constexpr float kLog2E = 1.44269504F;
+  const int first = 2 * (static_cast<int>(threadIdx.x) % 4);
+#pragma unroll
+  for (int j = 0; j < kTileCols / 8; ++j) {
+    const float2 g = *reinterpret_cast<const float2*>(terms + first + 8 * j);
+    const float2 u = *reinterpret_cast<const float2*>(terms + first + 8 * j + kTileCols);
+#pragma unroll
+    for (int i = 4 * j; i < 4 * j + 4; ++i) {
+      const float gate = finished<kFp8>(d[i], mine.row[i / 2 % 2], i % 2 == 0 ? g.x : g.y);
+      d[64 + i] = gate * finished<kFp8>(d[64 + i], mine.row[i / 2 % 2], i % 2 == 0 ? u.x : u.y);
+      d[i] = power_of_two(-kLog2E * gate);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 64; ++i) d[i] = reciprocal(1.0F + d[i]);
+}
+
 /// silu(gate) * up of a tile, through shared memory to the copy engine. stmatrix wants two groups of eight columns and
 /// both halves of 16 rows at once.
 template <bool kFp8>
-__device__ __forceinline__ void store(const float (&d)[128], const GatedKernel& p, const Shared& shared,
-                                      const Place& place, int warpgroup, float2 my_terms) {
+__device__ __forceinline__ void store(float (&d)[128], const GatedKernel& p, const Shared& shared, const Place& place,
+                                      int warpgroup, const Terms& mine) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int lane = thread % 32;
-  const int row = place.row + warpgroup * 64 + thread / 32 * 16 + lane / 4;
-  float row_scale[2] = {1, 1};
-  if constexpr (kFp8)
-    for (int r = 0; r < 2; ++r)
-      if (row + 8 * r < p.rows) row_scale[r] = __ldg(p.x_scales + row + 8 * r);
   float* terms = shared.terms(warpgroup);
-  terms[thread] = my_terms.x;
-  terms[kTileCols + thread] = my_terms.y;
+  terms[thread] = mine.gate;
+  terms[kTileCols + thread] = mine.up;
   if (thread == 0) hopper::store_wait_read();
   hopper::named_sync(1 + warpgroup, 128);
-  const int to_row = thread / 32 * 16 + lane % 16;
-  const std::uint32_t line = shared.out(warpgroup, 0) + to_row * kLine;
+  soften<kFp8>(d, mine, terms);
+  const int row = thread / 32 * 16 + lane % 16;
+  const std::uint32_t line = shared.out(warpgroup, 0) + row * kLine;
 #pragma unroll
   for (int two = 0; two < kTileCols / 16; ++two) {
     std::uint32_t words[4];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int j = 2 * two + i;
-      const int col = 8 * j + 2 * (lane % 4);
-      const float2 g = *reinterpret_cast<const float2*>(terms + col);
-      const float2 u = *reinterpret_cast<const float2*>(terms + kTileCols + col);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float* x = d + 4 * j + 2 * r;
-        const float* y = x + 64;
-        words[2 * i + r] =
-            pack_bf16(gated(finished<kFp8>(x[0], row_scale[r], g.x), finished<kFp8>(y[0], row_scale[r], u.x)),
-                      gated(finished<kFp8>(x[1], row_scale[r], g.y), finished<kFp8>(y[1], row_scale[r], u.y)));
-      }
+    for (int i = 0; i < 4; ++i) {
+      const int at = 8 * two + 2 * i;
+      words[i] = pack_bf16(d[at] * d[64 + at], d[at + 1] * d[65 + at]);
     }
-    const int chunk = two / 4;
-    const int sixteen = (two % 4 * 2 + lane / 16) ^ (to_row % 8);  // the swizzle, in units of 16 bytes
-    hopper::store_matrices(line + chunk * kChunk + sixteen * 16, words);
+    const int sixteen = (two % 4 * 2 + lane / 16) ^ (row % 8);  // the swizzle, in units of 16 bytes
+    hopper::store_matrices(line + two / 4 * kChunk + sixteen * 16, words);
   }
   hopper::proxy_fence();
   hopper::named_sync(1 + warpgroup, 128);
@@ -248,7 +264,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     if (warpgroup == 1 && p.steps > kLag && blockIdx.x / kCluster < p.row_tiles * p.col_tiles)
       hopper::barrier_wait(shared.full(kLag), 0);
     for_tiles(p, rank, [&](const Place& place) {
-      const float2 terms = read_terms(p, place);
+      const Terms terms = read_terms<kFp8>(p, place, warpgroup);
       multiply<kFp8>(d, p, shared, warpgroup, use);
       store<kFp8>(d, p, shared, place, warpgroup, terms);
     });
