@@ -15,7 +15,7 @@ struct TopRowsParams {
 };
 
 /// The `count` best rows of each head, ascending. Higher first, of equals the lower row; -0 equals 0; NaN ranks last.
-/// Exact and deterministic: three passes over the scores.
+/// Exact and deterministic: a radix select.
 void top_rows(const Context& context, const TopRowsParams& params);
 
 }  // namespace purekv

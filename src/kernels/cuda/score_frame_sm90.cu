@@ -24,6 +24,7 @@ class Scorer {
       : p_(params),
         s_(shared),
         warpgroup_(static_cast<int>(threadIdx.x) / 128),
+        turns_(kTurnBarriers, warpgroup_),
         row_(static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4),
         pair_(2 * (static_cast<int>(threadIdx.x) % 4)) {
 #pragma unroll
@@ -41,7 +42,7 @@ class Scorer {
       const float whole = whole_lse(item);
       sum_rows(item, keys, n, loads);
       if (threadIdx.x % (2 * kPairRows) < kPairRows) table[table_row()].y = -whole;
-      hopper::named_sync(1 + warpgroup_ / 2, 256);
+      hopper::named_sync(kPairBarriers + warpgroup_ / 2, 256);
       best_keys(item, keys, n, loads);
       loads += keys.count();
     }
@@ -69,10 +70,10 @@ class Scorer {
 
   /// s = A B^T: 64 rows, and two accumulators a column. Chunks of the operands lie so many bytes apart.
   template <int kColumns, int kAChunk, int kBChunk>
-  __device__ __forceinline__ static void multiply(float (&s)[kColumns / 2], std::uint32_t a_rows,
-                                                  std::uint32_t b_rows) {
+  __device__ __forceinline__ void multiply(float (&s)[kColumns / 2], std::uint32_t a_rows, std::uint32_t b_rows) const {
     const std::uint64_t a = hopper::swizzled_operand(a_rows, 16);
     const std::uint64_t b = hopper::swizzled_operand(b_rows, 16);
+    turns_.take();
     hopper::wgmma_fence();
     hopper::multiply_shared<kColumns>(s, a, b, 0);
 #pragma unroll
@@ -82,6 +83,7 @@ class Scorer {
                                         1);
     }
     hopper::wgmma_commit();
+    turns_.pass();
     hopper::wgmma_wait<0>();
     hopper::pin(s);
   }
@@ -120,6 +122,7 @@ class Scorer {
         if (step < keys.second()) release(s_.k_empty(load));
       };
       if (first >= end) {
+        turns_.skip();
         done();
         continue;
       }
@@ -203,6 +206,7 @@ class Scorer {
         if (i + 1 == keys.count()) release(s_.q_empty(n));
       };
       if (first >= end) {
+        turns_.skip();
         done();
         continue;
       }
@@ -259,6 +263,7 @@ class Scorer {
   const Params& p_;
   const Shared<D>& s_;
   int warpgroup_;
+  hopper::Turns<kConsumers / 128> turns_;
   int row_;      ///< this thread's rows of a product: row_ and row_ + 8
   int pair_;     ///< and columns 8 j + pair_, + 1
   int cell_[2];  ///< of the item, of this thread's query rows in pass 1

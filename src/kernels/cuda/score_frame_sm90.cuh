@@ -11,6 +11,8 @@ inline constexpr int kPairRows = kTileRows / 2;  ///< of a pair of warpgroups
 inline constexpr int kWarpgroupRows = 64;
 inline constexpr int kConsumers = 512;  ///< threads, two pairs
 inline constexpr int kThreads = kConsumers + 128;
+/// Named barriers: one a warpgroup, one a pair.
+inline constexpr int kTurnBarriers = 1, kPairBarriers = 5;
 inline constexpr int kStepKeys = 128;
 inline constexpr int kStages = 2;  ///< of keys
 inline constexpr int kSlots = 2;   ///< of queries

@@ -2,7 +2,8 @@
 
 #include "device/buffer.h"
 #include "kernels/cuda/ops.h"
-#include "kernels/cuda/score_tiles.cuh"
+#include "kernels/cuda/score_window.cuh"
+#include "kernels/cuda/score_window_sm90.h"
 
 /// Attention of the last w rows, eq. 2 of the paper, in three launches:
 /// 1. log-sum-exp of the w * group rows: blocks hold 256 rows and stream a piece of the keys, causally;
@@ -10,36 +11,14 @@
 /// 3. columns: a block holds 256 keys, 32 a warp, and streams the packed queries head by head, so that a key is an
 ///    accumulator row: sums and maxima over queries stay in registers, every key has one writer, nothing is atomic.
 ///
+/// On Hopper score_window_sm90.cu does step 3.
+///
 /// 2 * 2 * w * l * head_dim * heads FLOPs; reads K twice, and the packed queries once for every 256 keys (from the
 /// second-level cache). Shared memory: three tiles of 64 rows, 48 KiB at head_dim 128.
 namespace purekv::cuda {
 namespace {
 
 constexpr int kHeadRows = 16;  ///< a head's window rows are padded to this in the order that step 3 streams
-
-struct WindowKernel {
-  const Bf16Bits* q;  ///< the window's first row
-  ScoreOperand queries, keys;
-  HeadPointers k;
-  long long columns;   ///< l - w
-  int window, padded;  ///< w, and w rounded up to kHeadRows
-  int group;
-  float scale;     ///< to base-2 logits
-  int piece_keys;  ///< of step 1
-  int pieces;
-  float2* partial;  ///< [pieces, kv_heads, group * padded] base-2 top and sum
-  float* lse;       ///< [kv_heads, group * padded] base 2; +inf in padding
-  bool group_max;
-  float* out;
-};
-
-/// Packed window row: head row / padded of the group, window row row % padded; null in padding.
-__device__ const Bf16Bits* window_row(const WindowKernel& p, int head, int row) {
-  const int g = row / p.padded;
-  const int i = row - g * p.padded;
-  if (g >= p.group || i >= p.window) return nullptr;
-  return p.q + i * p.queries.stride + (head * p.group + g) * p.queries.dims;
-}
 
 /// Grid: pieces of the keys, packed rows by 256, KV heads.
 template <int kParts>
@@ -237,11 +216,12 @@ void sum_window(const Context& context, WindowKernel p, unsigned kv_heads) {
 }
 
 template <int kParts>
-void launch(const Context& context, const WindowKernel& p, const float* known, unsigned kv_heads, bool row_max) {
+void launch(const Context& context, const WindowKernel& p, const float* known, const HeadShape& shape, bool row_max) {
   cudaStream_t stream = stream_of(context);
-  if (known == nullptr) {
-    sum_window<kParts>(context, p, kv_heads);
-  } else {
+  const auto kv_heads = static_cast<unsigned>(shape.kv_heads);
+  if (known == nullptr) sum_window<kParts>(context, p, kv_heads);
+  if (score_window_sm90_takes(context, shape, p.window)) return score_window_sm90(context, shape, p, known, row_max);
+  if (known != nullptr) {
     const int rows = p.group * p.padded * static_cast<int>(kv_heads);
     take_rows<<<static_cast<unsigned>(ceil_div(rows, kScoreThreads)), kScoreThreads, 0, stream>>>(p, known, rows);
     check_launch("taking the window's rows");
@@ -261,13 +241,15 @@ void window_score(const Context& context, const WindowScoreParams& params) {
   const std::int64_t keys = params.q.rows;
   PUREKV_ASSERT(params.scale > 0);
   if (keys == params.window) return;
+  const bool sm90 = score_window_sm90_takes(context, shape, params.window);
+  const std::int64_t pad = sm90 ? kWindowTileRows : kHeadRows;
   WindowKernel p{.q = params.q.row<Bf16Bits>(keys - params.window),
                  .queries = query_operand(params.q, shape),
                  .keys = {},
                  .k = {},
                  .columns = keys - params.window,
                  .window = static_cast<int>(params.window),
-                 .padded = static_cast<int>(ceil_div(params.window, kHeadRows) * kHeadRows),
+                 .padded = static_cast<int>(ceil_div(params.window, pad) * pad),
                  .group = static_cast<int>(shape.group()),
                  .scale = params.scale * kLog2E,
                  .piece_keys = 0,
@@ -280,9 +262,8 @@ void window_score(const Context& context, const WindowScoreParams& params) {
   const std::int64_t rows = p.group * static_cast<std::int64_t>(p.padded);
   const Buffer lse(context, shape.kv_heads * rows * static_cast<std::int64_t>(sizeof(float)));
   p.lse = lse.as<float>();
-  const auto kv_heads = static_cast<unsigned>(shape.kv_heads);
-  if (shape.head_dim <= 2 * kDimsAPart) return launch<2>(context, p, params.lse, kv_heads, params.row_max);
-  launch<4>(context, p, params.lse, kv_heads, params.row_max);
+  if (shape.head_dim <= 2 * kDimsAPart) return launch<2>(context, p, params.lse, shape, params.row_max);
+  launch<4>(context, p, params.lse, shape, params.row_max);
 }
 
 }  // namespace purekv::cuda

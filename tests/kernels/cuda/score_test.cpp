@@ -124,9 +124,10 @@ class CudaScore : public CudaTest {
     const Layer layer(context_, shape, rows, key_norm, random_);
     const std::int64_t count = shape.kv_heads * (rows - window);
     const Buffer lse = to_device(context_, window_lse(layer, window));
+    const std::vector<float> poison(static_cast<std::size_t>(count), std::numeric_limits<float>::quiet_NaN());
     for (const int reductions : {0, 1, 2, 3}) {
       std::vector<float> want(static_cast<std::size_t>(count));
-      const Buffer out = poisoned(context_, count * 4);
+      const Buffer out(context_, count * 4);
       WindowScoreParams p{.shape = shape,
                           .scale = layer.scale(),
                           .q = layer.queries(false),
@@ -139,12 +140,19 @@ class CudaScore : public CudaTest {
       p.q = layer.queries(true);
       p.kv = layer.kv(true);
       p.out = out.as<float>();
-      window_score(context_, p);
-      EXPECT_LE(nmse(to_host<float>(context_, out.data(), count), want), kMostNmse)
-          << rows << " rows, window " << window << ", reductions " << reductions;
-      p.lse = lse.as<float>();
-      window_score(context_, p);
-      EXPECT_LE(nmse(to_host<float>(context_, out.data(), count), want), kMostNmse) << "known log-sum-exps";
+      CudaDevice older = *context_.cuda;
+      older.capability = 80;
+      for (CudaDevice* device : {context_.cuda, &older})
+        for (const float* known : {static_cast<const float*>(nullptr), lse.as<const float>()}) {
+          Context context = context_;
+          context.cuda = device;
+          upload(context, out.data(), poison.data(), count * 4);
+          p.lse = known;
+          window_score(context, p);
+          EXPECT_LE(nmse(to_host<float>(context_, out.data(), count), want), kMostNmse)
+              << rows << " rows, window " << window << ", reductions " << reductions << ", kernel for "
+              << device->capability << (known == nullptr ? "" : ", known log-sum-exps");
+        }
     }
   }
   std::mt19937 random_{7};

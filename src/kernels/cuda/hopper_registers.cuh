@@ -2,8 +2,8 @@
 
 #include "kernels/cuda/hopper.cuh"
 
-/// wgmma m64nNk16 with fp16 operands, A in registers: the sizes of a triangle's k-steps. Accumulators lie as in
-/// attention_sm90_wgmma.cuh.
+/// wgmma m64nNk16 with A in registers and B K-major: fp16 for the sizes of a triangle's k-steps (value_norm_sm90.cu),
+/// bf16 for a tile of queries (score_window_sm90.cu). Accumulators lie as in attention_sm90_wgmma.cuh.
 namespace purekv::cuda::hopper {
 
 #define PUREKV_F8(d, i)                                                                                       \
@@ -77,6 +77,19 @@ __device__ __forceinline__ void multiply_half(float (&d)[kCount], const std::uin
     multiply_half_64(d, a, b, add);
   else
     multiply_half_32(d, a, b, add);
+}
+
+/// d[64][64] = (add ? d : 0) + A B, bf16 operands, B K-major in shared memory.
+__device__ __forceinline__ void multiply_bf16_64(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b,
+                                                 int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"
+      : PUREKV_F8(d, 0), PUREKV_F8(d, 8), PUREKV_F8(d, 16), PUREKV_F8(d, 24)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
 
 #undef PUREKV_F8
