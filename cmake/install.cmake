@@ -2,6 +2,10 @@
 include(CMakePackageConfigHelpers)
 
 get_property(PUREKV_LINKS GLOBAL PROPERTY PUREKV_LINKS)
+if(PUREKV_CUDA)
+  get_filename_component(PUREKV_CUBLASLT_FOLDER ${PUREKV_CUBLASLT_LIBRARY} DIRECTORY)
+  get_filename_component(PUREKV_CUBLASLT_NAME ${PUREKV_CUBLASLT_LIBRARY} NAME)
+endif()
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/purekv)
 install(TARGETS purekv EXPORT purekv-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT purekv-targets NAMESPACE purekv:: DESTINATION ${package_dir})

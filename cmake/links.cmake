@@ -6,8 +6,10 @@
 function(purekv_gather_links out)
   set(found ${${out}})
   foreach(item ${ARGN})
-    if(item MATCHES "^(fmt::fmt|Threads::Threads)$")
+    if(item MATCHES "^(fmt::fmt|Threads::Threads|CUDA::cudart_static)$")
       list(APPEND found ${item})
+    elseif(PUREKV_CUDA AND item STREQUAL PUREKV_CUBLASLT_LIBRARY)
+      list(APPEND found "\${PUREKV_CUBLASLT_LIBRARY}")  # the package looks it up
     elseif(item MATCHES "^purekv_")
       continue()
     elseif(TARGET ${item})

@@ -103,26 +103,24 @@ class InspectCommand : public Command {
   void run(const std::vector<std::string>& positionals) override {
     check_media(media_);
     if (positionals.empty()) fail(ErrorKind::kUsage, "no clip or model folder given; see purekv inspect --help");
-    Progress progress;
-    progress.stop = &stop_flag();
     std::optional<std::string> measure = engine_.model;
     Json models = Json::array();
     Json media = Json::array();
     std::string text;
     for (const std::string& path : positionals) {
       if (!is_model(path)) continue;
-      const ModelSummary model = Engine(engine_options(engine_, path), progress).summary();
+      const ModelSummary model = inspect_model(engine_options(engine_, path));
       if (!measure) measure = path;
       models.push_back(model_json(path, model));
       text += model_text(path, model);
     }
     if (models.size() < positionals.size()) {
-      const Engine engine(engine_options(engine_, find_model(measure).directory), progress);
+      const ModelSummary model = inspect_model(engine_options(engine_, find_model(measure).directory));
       for (const std::string& path : positionals) {
         if (is_model(path)) continue;
-        const ClipInfo clip = open_media(path, media_, engine.preprocess())->info();
-        media.push_back(clip_json(clip, engine.preprocess().merge, engine.summary()));
-        text += clip_text(clip, engine.preprocess().merge, engine.summary());
+        const ClipInfo clip = open_media(path, media_, model.preprocess)->info();
+        media.push_back(clip_json(clip, model.preprocess.merge, model));
+        text += clip_text(clip, model.preprocess.merge, model);
         check_interrupt();
       }
     }

@@ -71,12 +71,17 @@ struct Question {
   std::vector<std::int32_t> ids;
 };
 
-/// Sizes an inspect view prints.
+/// What a model is and costs.
 struct ModelSummary {
   std::int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, hidden = 0, context = 0;
-  std::int64_t weight_bytes = 0;
+  std::int64_t weight_bytes = 0;      ///< as the device holds them
   std::int64_t kv_bytes_per_row = 0;  ///< all layers, this compute type
+  PreprocessConfig preprocess;
 };
+
+/// From the files' headers, for the options' device: shapes are checked, no weight is read or taken to a GPU.
+/// Throws Error as loading would.
+ModelSummary inspect_model(const EngineOptions& options);
 
 /// A loaded checkpoint that answers questions. Not thread-safe: one question at a time.
 class Engine {
@@ -87,7 +92,6 @@ class Engine {
   ~Engine();
 
   [[nodiscard]] const PreprocessConfig& preprocess() const;
-  [[nodiscard]] ModelSummary summary() const;
   [[nodiscard]] DeviceKind device() const;
 
   /// Prompt rows that `question` will take (text and visual). Consumes no frame.

@@ -25,8 +25,8 @@ struct Context {
   /// Rows of a row-wise operation that fill the device: fewer waste it, more only take memory.
   [[nodiscard]] std::int64_t rows_at_once() const { return backend == Backend::kCuda ? 16384 : 1024; }
 
-  /// Type of rows between two operations of a layer. The CPU keeps float32 and rounds products'
-  /// operands only. The decoder's residual stream is float32 on both.
+  /// Type of rows between two operations of a layer, and of a prefill's residual stream. The CPU keeps float32 and
+  /// rounds products' operands only. A decode step's hidden rows are float32 on both.
   [[nodiscard]] DType activation() const { return backend == Backend::kCuda ? compute : DType::kF32; }
 };
 

@@ -8,7 +8,8 @@
 
 namespace purekv {
 
-/// Host to device; the host memory may be reused on return.
+/// Host to device; the host memory may be reused on return. Up to 2 MiB are only queued; more waits on CUDA for
+/// everything queued before it. Never inside a Replay.
 void upload(const Context& context, void* device, const void* host, std::int64_t bytes);
 /// Device to host; waits for everything queued before it.
 void download(const Context& context, void* host, const void* device, std::int64_t bytes);

@@ -51,7 +51,7 @@ class PrefillSubject : public LanguageSubject {
   PrefillSubject(const Context& context, const BenchRequest& r, const Shaped& shaped, DType weights)
       : LanguageSubject(context, r, shaped, weights),
         context_(context),
-        hidden_(context, DType::kF32, table_.rows, config_.hidden),
+        hidden_(context, context.activation(), table_.rows, config_.hidden),
         logits_(context, DType::kF32, 1, config_.vocab) {
     Positions positions;
     for (std::int32_t i = 0; i < table_.rows; ++i)
@@ -91,7 +91,7 @@ class PrefillSubject : public LanguageSubject {
         if (!keep) return std::nullopt;
         return CompactionPlan{std::move(*keep)};
       };
-      while (!prefill.done()) prefill.step(hook, selector.needs_lse(prefill.layer(), config_.layers));
+      while (!prefill.done()) prefill.step(hook, selector.needs_lse());
       prefill.last_logits(logits_.view());
       report(cache);
     }

@@ -74,7 +74,7 @@ class VisionSubject : public Subject {
     const std::int64_t patches = grid_h_ * grid_w_;
     at_once_ = slices_at_once(context, patches, frames_);
     patches_ = Matrix(context, DType::kF32, at_once_ * patches, config_.patch_values());
-    out_ = Matrix(context, DType::kF32, at_once_ * cells, config_.out_hidden);
+    out_ = Matrix(context, context.activation(), at_once_ * cells, config_.out_hidden);
     random_normal(context, patches_.view(), 4);
     const auto order = make_window_order(config_, grid_h_, grid_w_);
     double pairs = 0;

@@ -102,9 +102,9 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
   const std::int64_t width = config.heads.heads * config.heads.head_dim;
   const std::int64_t qkv = width + 2 * config.heads.kv_heads * config.heads.head_dim;
-  // hidden rows, cos and sin, log-sum-exp in float32; queries and attended rows between two operations.
+  // cos and sin, log-sum-exp in float32; hidden rows, queries and attended rows as between two operations.
   const std::int64_t a_row =
-      kFloat * (config.hidden + config.heads.head_dim + config.heads.heads) + between * 2 * width;
+      kFloat * (config.heads.head_dim + config.heads.heads) + between * (config.hidden + 2 * width);
   const std::int64_t row_wise = between * std::min(chunk, rows) * (config.hidden + qkv + 2 * config.ffn);
   const std::int64_t kv_row = kv_row_bytes(context, config);
   return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;
@@ -147,18 +147,25 @@ DeviceKind Engine::device() const {
   return state_->model.context.backend == Backend::kCuda ? DeviceKind::kCuda : DeviceKind::kCpu;
 }
 
-ModelSummary Engine::summary() const {
-  const TextConfig& text = state_->model.config.text;
-  ModelSummary summary;
-  summary.layers = text.layers;
-  summary.heads = text.heads.heads;
-  summary.kv_heads = text.heads.kv_heads;
-  summary.head_dim = text.heads.head_dim;
-  summary.hidden = text.hidden;
-  summary.context = text.context;
-  summary.weight_bytes = state_->model.weight_bytes();
-  summary.kv_bytes_per_row = kv_row_bytes(state_->model.context, text);
-  return summary;
+ModelSummary inspect_model(const EngineOptions& options) {
+  const Context context = make_context(options);
+  const ModelConfig config = load_config(options.model_dir);
+  const TextConfig& text = config.text;
+  check_attention_shape(context, text.heads);
+  const Checkpoint checkpoint = Checkpoint::open(options.model_dir);
+  // On the CPU binding checks every shape and reads nothing.
+  static_cast<void>(bind_language({}, checkpoint, text));
+  if (config.has_vision) static_cast<void>(bind_vision({}, checkpoint, config.vision));
+  const bool is_cuda = context.backend == Backend::kCuda;
+  return {.layers = text.layers,
+          .heads = text.heads.heads,
+          .kv_heads = text.heads.kv_heads,
+          .head_dim = text.heads.head_dim,
+          .hidden = text.hidden,
+          .context = text.context,
+          .weight_bytes = is_cuda ? device_weight_bytes(config, options.weights) : checkpoint.bytes(),
+          .kv_bytes_per_row = kv_row_bytes(context, text),
+          .preprocess = config.preprocess};
 }
 
 std::int64_t Engine::count_rows(const Question& question, const AskOptions& options) const {

@@ -15,6 +15,24 @@
 #include "sparse/plan.h"
 
 namespace purekv {
+namespace {
+
+/// What `rows` rows of the residual stream take.
+std::int64_t hidden_bytes(const LoadedModel& model, std::int64_t rows) {
+  return rows * model.config.text.hidden * static_cast<std::int64_t>(size_of(model.context.activation()));
+}
+
+/// Rows that follow each other, float32 or bf16, as a trace holds them.
+std::vector<float> to_host_floats(const Context& context, const ConstMatrixView& rows) {
+  const std::int64_t count = rows.rows * rows.cols;
+  if (rows.dtype == DType::kF32) return to_host<float>(context, rows.data, count);
+  std::vector<float> floats;
+  floats.reserve(static_cast<std::size_t>(count));
+  for (const BFloat16 x : to_host<BFloat16>(context, rows.data, count)) floats.push_back(to_float(x));
+  return floats;
+}
+
+}  // namespace
 
 std::vector<ClipInfo> media_of(const Question& question) {
   if (question.encoded != nullptr && !question.media.empty())
@@ -72,7 +90,7 @@ void Generation::plan() {
   // The tower is done before the prefill begins; the hidden rows are there in both.
   std::int64_t bytes = prefill_bytes(model_.context, model_.config.text, rows, kept, answer_.prefill_chunk);
   for (const ClipInfo& clip : parts.media)
-    bytes = std::max(bytes, 4 * rows * model_.config.text.hidden +
+    bytes = std::max(bytes, hidden_bytes(model_, rows) +
                                 tower_bytes(model_.context, model_.config.vision,
                                             static_cast<std::int64_t>(clip.grid_h) * clip.grid_w, clip.grid_t));
   require_bytes(model_.context, bytes, "this prompt", "lower --frames, --fps, --max-pixels or --budget");
@@ -91,7 +109,7 @@ void Generation::plan() {
 void Generation::encode_media() {
   const TextConfig& text = model_.config.text;
   const Decoder decoder(model_.context, text, model_.language);
-  hidden_ = Matrix(model_.context, DType::kF32, answer_.prompt_tokens, text.hidden);
+  hidden_ = Matrix(model_.context, model_.context.activation(), answer_.prompt_tokens, text.hidden);
   decoder.embed(prompt_.ids, hidden_.view());
   if (question_.encoded != nullptr)
     copy_encoded(*question_.encoded);
@@ -100,7 +118,7 @@ void Generation::encode_media() {
   if (!trace_.on()) return;
   NpyWriter vision(trace_.path("vision"), "<f4", {answer_.video_tokens, text.hidden});
   for (const FrameSpan& frame : prompt_.table.frames) {
-    const auto rows = to_host<float>(model_.context, hidden_.slice(frame.start, 1).data, frame.rows() * text.hidden);
+    const auto rows = to_host_floats(model_.context, hidden_.slice(frame.start, frame.rows()));
     vision.write(rows.data(), static_cast<std::int64_t>(rows.size() * sizeof(float)));
   }
   vision.finish();
@@ -110,8 +128,8 @@ void Generation::copy_encoded(const EncodedMedia& encoded) {
   std::int64_t first = 0;
   for (std::size_t i = 0; i < encoded.media.size(); ++i) {
     const std::int64_t count = visual_rows(encoded.media[i], model_.config.vision);
-    copy_bytes(model_.context, hidden_.view().row<float>(prompt_.media_start[i]), encoded.rows.view().row<float>(first),
-               count * model_.config.text.hidden * static_cast<std::int64_t>(sizeof(float)));
+    copy_bytes(model_.context, hidden_.slice(prompt_.media_start[i], count).data, encoded.rows.slice(first, count).data,
+               hidden_bytes(model_, count));
     first += count;
   }
 }
@@ -178,8 +196,7 @@ void Generation::prefill() {
                    .stop = progress_.stop});
   trace_rows("hidden", 0);
   while (!prefill.done()) {
-    prefill.step([this](const Observation& observation) { return choose(observation); },
-                 selector_->needs_lse(prefill.layer(), text.layers));
+    prefill.step([this](const Observation& observation) { return choose(observation); }, selector_->needs_lse());
     trace_rows("hidden", prefill.layer());
     step("prefill", prefill.layer(), text.layers);
   }
@@ -193,7 +210,7 @@ void Generation::prefill() {
 void Generation::trace_rows(std::string_view name, std::int64_t layer) const {
   if (!trace_.on()) return;
   const std::int64_t hidden = model_.config.text.hidden;
-  const auto rows = to_host<float>(model_.context, hidden_.view().data, answer_.prompt_tokens * hidden);
+  const auto rows = to_host_floats(model_.context, hidden_.view());
   trace_.layer_floats(name, layer, rows.data(), {answer_.prompt_tokens, hidden});
 }
 

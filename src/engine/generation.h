@@ -54,7 +54,7 @@ class Generation {
   Prompt prompt_;
   std::unique_ptr<Selector> selector_;
   KvCache cache_;
-  Matrix hidden_;                  ///< [l, hidden] float32
+  Matrix hidden_;                  ///< [l, hidden] context.activation()
   Matrix logits_;                  ///< [1, vocab] after the prompt
   std::vector<float> logit_rows_;  ///< [g, vocab] for the trace
   Clock::time_point begin_;

@@ -80,7 +80,7 @@ std::shared_ptr<const EncodedMedia> encode_media(const LoadedModel& model,
     encoded->media.push_back(source->info());
     rows += visual_rows(source->info(), model.config.vision);
   }
-  encoded->rows = Matrix(model.context, DType::kF32, rows, model.config.text.hidden);
+  encoded->rows = Matrix(model.context, model.context.activation(), rows, model.config.text.hidden);
   if (media.empty()) return encoded;
   MediaEncoder encoder(model, progress);
   std::int64_t first = 0;

@@ -15,7 +15,7 @@ namespace purekv {
 /// Media as the language model reads them: every visual row in prompt order.
 struct EncodedMedia {
   std::vector<ClipInfo> media;
-  Matrix rows;                         ///< [visual rows of all media, hidden] float32
+  Matrix rows;                         ///< [visual rows of all media, hidden] context.activation()
   double media_ms = 0, vision_ms = 0;  ///< what decoding and the tower took
 };
 

@@ -25,9 +25,6 @@ struct LoadedModel {
 
   /// Null where the directory has none.
   [[nodiscard]] const Tokenizer* tokenizer_or_null() const { return tokenizer ? &*tokenizer : nullptr; }
-  [[nodiscard]] std::int64_t weight_bytes() const {
-    return checkpoint ? checkpoint->bytes() : language.bytes + vision.bytes;
-  }
 };
 
 /// Device, threads and compute type of a set of options; `auto` is the GPU where one can be used. Throws

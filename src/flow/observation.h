@@ -16,6 +16,7 @@ namespace purekv {
 /// ||W_o^h v||^2 = v^T G_h v costs head_dim^2 and not hidden * head_dim.
 struct GramView {
   const float* data = nullptr;
+  const void* packed = nullptr;  ///< the same as a GPU's kernels multiply by it (kernels/value_norm.h)
 };
 
 /// What a method may look at once a layer's attention is done and before its cache is compacted.

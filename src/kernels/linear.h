@@ -25,7 +25,7 @@ struct LinearParams {
   ConstMatrixView x;  ///< [rows, in] float32, or context.activation()
   NormOperand norm;
   LinearOperand w;
-  MatrixView out;           ///< [rows, out] float32 (a residual stream, logits), or context.activation()
+  MatrixView out;           ///< [rows, out] float32 (a decode step's residual stream, logits), or context.activation()
   bool accumulate = false;  ///< adds to what `out` holds: a residual stream
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/fail.h"
 #include "kernels/cpu/rows_parallel.h"
@@ -11,6 +12,7 @@ namespace purekv {
 namespace {
 
 constexpr float kMostE4m3 = 448.0F;
+constexpr float kLeastScaled = kMostE4m3 * std::numeric_limits<float>::min();  ///< below, 1 / scale is not finite
 
 float element(const ConstMatrixView& m, std::int64_t row, std::int64_t column) {
   return m.dtype == DType::kF32 ? m.row<float>(row)[column] : to_float(m.row<BFloat16>(row)[column]);
@@ -22,7 +24,7 @@ void quantize_row(const QuantizeParams& p, std::int64_t row) {
     const float value = std::abs(element(p.in, row, i));
     most = (value >= most || std::isnan(value)) ? value : most;
   }
-  const float scale = most == 0 ? 1.0F : most / kMostE4m3;
+  const float scale = most < kLeastScaled ? 1.0F : most / kMostE4m3;
   const float inverse = 1.0F / scale;
   p.scales[row] = scale;
   for (std::int64_t i = 0; i < p.in.cols; ++i) p.out.row<Float8>(row)[i] = to_fp8(element(p.in, row, i) * inverse);

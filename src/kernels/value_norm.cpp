@@ -122,6 +122,13 @@ void value_norm(const Context& context, const ValueNormParams& p) {
   });
 }
 
+std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape) {
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return cuda::packed_gram_bytes(context, shape);
+  static_cast<void>(shape);
+  return 0;
+}
+
 void gram(const Context& context, const GramParams& p) {
   const std::int64_t d = p.shape.head_dim;
   const std::int64_t padded = padded_dim(d);

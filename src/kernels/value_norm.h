@@ -15,6 +15,7 @@ struct ValueNormParams {
   HeadShape shape;
   KvView kv;                          ///< l rows
   const float* gram = nullptr;        ///< [heads, d, d], for `out` and `nov`
+  const void* packed = nullptr;       ///< GramParams::packed of it; null on a GPU: made at every call
   const FrameTable* table = nullptr;  ///< for `nov`
   float* l2 = nullptr;                ///< [kv_heads, l] ||v||, or null
   float* out = nullptr;               ///< [kv_heads, l] mean_h ||W_o^h v||, or null
@@ -23,12 +24,16 @@ struct ValueNormParams {
 
 void value_norm(const Context& context, const ValueNormParams& params);
 
+/// Bytes of GramParams::packed: 0 on the CPU.
+std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape);
+
 /// gram[h] = (W_o^h)^T W_o^h of one layer.
 struct GramParams {
   HeadShape shape;
   ConstMatrixView w_o;            ///< [hidden, heads * head_dim] f32, bf16 or f16; CUDA: bf16 or fp8
   const float* scales = nullptr;  ///< [hidden] where w_o is fp8
   float* gram = nullptr;          ///< [heads, d, d]
+  void* packed = nullptr;         ///< [packed_gram_bytes()] gram as a GPU's value_norm multiplies by it, or null
 };
 
 void gram(const Context& context, const GramParams& params);

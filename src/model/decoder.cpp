@@ -81,11 +81,16 @@ GramView Decoder::gram(std::int64_t layer) const {
   if (w.gram.bytes() == 0) {
     const std::int64_t floats = heads.heads * heads.head_dim * heads.head_dim;
     Buffer made(context_, floats * static_cast<std::int64_t>(sizeof(float)));
-    purekv::gram(context_,
-                 {.shape = heads, .w_o = w.o.weight, .scales = w.o.scales.as<float>(), .gram = made.as<float>()});
+    Buffer packed(context_, packed_gram_bytes(context_, heads));
+    purekv::gram(context_, {.shape = heads,
+                            .w_o = w.o.weight,
+                            .scales = w.o.scales.as<float>(),
+                            .gram = made.as<float>(),
+                            .packed = packed.data()});
     w.gram = std::move(made);  // kept only once it is whole: the call may run out of memory
+    w.packed_gram = std::move(packed);
   }
-  return {w.gram.as<float>()};
+  return {w.gram.as<float>(), w.packed_gram.data()};
 }
 
 void Decoder::logits(const ConstMatrixView& hidden, const MatrixView& out) const {

@@ -28,7 +28,7 @@ class Decoder {
   [[nodiscard]] const LanguageWeights& weights() const { return weights_; }
   [[nodiscard]] float scale() const;  ///< 1 / sqrt(head_dim)
 
-  /// Embedding rows of `ids` (host) into out [ids, hidden] float32.
+  /// Embedding rows of `ids` (host) into out [ids, hidden].
   void embed(std::span<const std::int32_t> ids, const MatrixView& out) const;
   /// The fused projection of hidden rows, normed first: [rows, (heads + 2 kv_heads) * head_dim], before RoPE. The view
   /// is the decoder's own memory until the next call.
@@ -61,7 +61,7 @@ class Decoder {
 /// What one prefill works on. `hidden` is changed in place: after k steps it holds the rows after
 /// k layers.
 struct PrefillRequest {
-  MatrixView hidden;                ///< [l, hidden] float32
+  MatrixView hidden;                ///< [l, hidden] context.activation()
   const RopeTable* rope = nullptr;  ///< l rows
   const FrameTable* table = nullptr;
   const AttentionPlan* dense = nullptr;   ///< layers below sparse_from

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "base/fail.h"
 #include "device/transfer.h"
 #include "kernels/attention.h"
+#include "kernels/embed.h"
 #include "kernels/rope.h"
 #include "model/decoder.h"
 
@@ -102,8 +104,9 @@ void Prefill::attend_last_row(const LayerScratch& scratch) {
                                  .fresh = scratch.view(),
                                  .plan = &plan,
                                  .out = attended_.slice(row, 1)});
-  copy_bytes(decoder_.context(), last_.view().data, request_.hidden.row<float>(row),
-             decoder_.config().hidden * static_cast<std::int64_t>(sizeof(float)));
+  // To float32, in which products of one row accumulate.
+  const Buffer index = to_device(decoder_.context(), std::vector<std::int32_t>{row});
+  embed(decoder_.context(), {.table = request_.hidden, .ids = index.as<std::int32_t>(), .out = last_.view()});
   decoder_.finish_layer(layer_, attended_.slice(row, 1), last_.view());
 }
 

@@ -47,8 +47,8 @@ std::int64_t slices_at_once(const Context& context, std::int64_t patches, std::i
 std::int64_t tower_bytes(const Context& context, const VisionConfig& config, std::int64_t patches, std::int64_t total) {
   constexpr std::int64_t kFloat = sizeof(float);
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
-  const std::int64_t a_row = kFloat * (config.patch_values() + config.hidden / config.heads + config.out_hidden) +
-                             between * (6 * config.hidden + 2 * padded_ffn(config.ffn));
+  const std::int64_t a_row = kFloat * (config.patch_values() + config.hidden / config.heads) +
+                             between * (6 * config.hidden + 2 * padded_ffn(config.ffn) + config.out_hidden);
   return patches * slices_at_once(context, patches, total) * a_row;
 }
 
@@ -165,7 +165,7 @@ void VisionTower::merge(const MatrixView& out) {
   const ConstMatrixView grouped(normed.data, normed.dtype, cells, wide, wide);
   const std::int64_t chunk = std::min(context_.rows_at_once(), cells);
   const MatrixView inner{grid_.qkv.view().data, normed.dtype, chunk, wide, wide};
-  const Matrix merged(context_, DType::kF32, cells, config_.out_hidden);
+  const Matrix merged(context_, out.dtype, cells, config_.out_hidden);
   for (std::int64_t begin = 0; begin < cells; begin += chunk) {
     const std::int64_t count = std::min(chunk, cells - begin);
     linear(context_, {.x = grouped.slice(begin, count),

@@ -33,7 +33,7 @@ class VisionTower {
   VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights);
 
   /// patches [slices * grid_h * grid_w, patch_values] float32 -> out [slices * grid_h * grid_w / merge^2, out_hidden]
-  /// float32, raster.
+  /// float32 or context.activation(), raster.
   void encode(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices, const ConstMatrixView& patches,
               const MatrixView& out);
 

@@ -30,7 +30,7 @@ struct DecoderLayerWeights {
   Buffer input_norm, post_norm;  ///< [hidden] float32
   LinearWeight qkv, q, k, v;
   LinearWeight o, gate, up, down;
-  mutable Buffer gram;  ///< of W_o (flow/observation.h), made on first use
+  mutable Buffer gram, packed_gram;  ///< of W_o (flow/observation.h), made on first use
 };
 
 struct LanguageWeights {

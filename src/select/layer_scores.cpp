@@ -34,9 +34,11 @@ void add_norms(const Context& context, const Observation& seen, const ScoreReque
   const bool is_l2 = !frame && request.options.vnorm == ValueNorm::kL2;
   float* norm = scores.vnorm.take(context, seen.shape.kv_heads, seen.table->rows);
   float* nov = frame ? scores.nov.take(context, seen.shape.kv_heads, seen.table->rows) : nullptr;
+  const GramView gram = is_l2 ? GramView{} : seen.gram();
   value_norm(context, {.shape = seen.shape,
                        .kv = seen.kv,
-                       .gram = is_l2 ? nullptr : seen.gram().data,
+                       .gram = gram.data,
+                       .packed = gram.packed,
                        .table = seen.table,
                        .l2 = is_l2 ? norm : nullptr,
                        .out = is_l2 ? nullptr : norm,

@@ -122,7 +122,7 @@ Selector::~Selector() = default;
 
 const ResolvedBudget& Selector::budget() const { return state_->budget; }
 
-bool Selector::needs_lse(std::int64_t /*layer*/, std::int64_t /*layers*/) const {
+bool Selector::needs_lse() const {
   return state_->budget.compress && state_->options.method == Method::kPureKv && is_frame_score(state_->options.score);
 }
 

@@ -27,8 +27,8 @@ class Selector {
   Selector(const Context& context, const CompressionOptions& options, const FrameTable& table, ScoreSink sink = {});
   ~Selector();
   [[nodiscard]] const ResolvedBudget& budget() const;
-  /// Whether a layer's observation must carry the log-sum-exp.
-  [[nodiscard]] bool needs_lse(std::int64_t layer, std::int64_t layers) const;
+  /// Whether observations must carry the log-sum-exp.
+  [[nodiscard]] bool needs_lse() const;
   /// Nothing where every row stays. The list is the selector's memory until it selects again.
   std::optional<KeepList> select(const Observation& observation);
 

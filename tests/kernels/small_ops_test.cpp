@@ -53,6 +53,20 @@ TEST(Quantize, LargestValueOfARowIs448) {
   for (std::size_t i = 0; i < 9; ++i) EXPECT_NEAR(to_float(out[i]) * scales[i / 3], in[i], 0.04 * std::abs(in[i]));
 }
 
+TEST(Quantize, TinyRowsAreZerosAndNaNStays) {
+  const float tiny = 1e-37F;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> in = {tiny, -tiny, 0, 1, nan, 0};
+  std::vector<Float8> out(6);
+  std::vector<float> scales(2);
+  quantize_rows(
+      {},
+      {.in = {in.data(), DType::kF32, 2, 3, 3}, .out = {out.data(), DType::kFp8, 2, 3, 3}, .scales = scales.data()});
+  EXPECT_EQ(scales[0], 1.0F);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(to_float(out[i]), 0.0F);
+  EXPECT_TRUE(std::isnan(scales[1]) && std::isnan(to_float(out[3])));
+}
+
 TEST(RandomBits, LieInTheirOctaveOnAnyThreads) {
   for (const DType type : {DType::kF32, DType::kBF16, DType::kF16, DType::kFp8}) {
     std::vector<std::uint8_t> one(3001 * size_of(type));

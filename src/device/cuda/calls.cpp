@@ -59,7 +59,11 @@ std::int64_t free_bytes(CudaDevice& device) {
 }
 
 void upload(CudaDevice& device, void* to, const void* from, std::int64_t bytes) {
-  // Pageable memory: the runtime has staged the host's bytes when this returns.
+  cudaStreamCaptureStatus capturing{};
+  cuda_check(cudaStreamIsCapturing(device.stream, &capturing), "asking for a capture");
+  PUREKV_ASSERT(capturing == cudaStreamCaptureStatusNone);  // a replay would read host memory that is long gone
+  if (bytes <= UploadRing::kMostBytes) return device.uploads.upload(device.stream, to, from, bytes);
+  // Pageable memory: waits for the stream; the runtime has staged the host's bytes when this returns.
   cuda_check(cudaMemcpyAsync(to, from, size(bytes), cudaMemcpyHostToDevice, device.stream), "copying to the GPU");
 }
 

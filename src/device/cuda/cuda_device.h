@@ -6,6 +6,7 @@
 #include <string>
 
 #include "device/context.h"
+#include "device/cuda/upload_ring.h"
 
 namespace purekv {
 
@@ -18,6 +19,7 @@ struct CudaDevice {
   std::string name;
   cudaStream_t stream = nullptr;
   cudaMemPool_t pool = nullptr;
+  cuda::UploadRing uploads;
 };
 
 /// Throws Error(kResource) with CUDA's own words for `what`. Every call and every launch goes through it.

@@ -20,7 +20,7 @@ struct SwiGlu {
     load_unit(place, x);
     load_unit(row_of<T>(up, row) + unit * N, y);
 #pragma unroll
-    for (int i = 0; i < N; ++i) x[i] = x[i] / (1 + __expf(-x[i])) * y[i];
+    for (int i = 0; i < N; ++i) x[i] = silu(x[i]) * y[i];
     store_unit(place, x);
   }
 };

@@ -1,7 +1,5 @@
 #include "kernels/cuda/attention_sm90.h"
 
-#include <cuda.h>
-
 #include <algorithm>
 
 #include "base/fail.h"
@@ -9,6 +7,7 @@
 #include "kernels/cuda/attention_sm90_merge.h"
 #include "kernels/cuda/attention_sm90_producer.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/tensor_map.h"
 
 namespace purekv::cuda {
 namespace sm90 {
@@ -43,65 +42,6 @@ namespace {
 
 using sm90::Params;
 
-/// The driver's encoder, without linking the driver.
-auto tensor_map_encoder() {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result{};
-    cuda_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result),
-               "looking up cuTensorMapEncodeTiled");
-    PUREKV_ASSERT(result == cudaDriverEntryPointSuccess);
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-  }();
-  return encode;
-}
-
-struct Extent {
-  std::int64_t size, stride;  ///< stride in elements
-};
-
-/// A bf16 tensor [z][y][dims], read in boxes of {64, y_box, z_box}; what lies past its end reads as zero.
-CUtensorMap make_map(const void* data, std::int64_t dims, Extent y, Extent z, std::int64_t y_box, std::int64_t z_box) {
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(dims), static_cast<cuuint64_t>(y.size),
-                               static_cast<cuuint64_t>(z.size)};
-  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(y.stride) * 2, static_cast<cuuint64_t>(z.stride) * 2};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(y_box), static_cast<cuuint32_t>(z_box)};
-  const cuuint32_t steps[3] = {1, 1, 1};
-  CUtensorMap map;
-  const CUresult result =
-      tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides, box,
-                           steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  PUREKV_ASSERT(result == CUDA_SUCCESS);
-  return map;
-}
-
-std::int64_t elements_between(const void* from, const void* to) {
-  return (static_cast<const std::byte*>(to) - static_cast<const std::byte*>(from)) / 2;
-}
-
-/// Elements from head to head; of one head, anything legal.
-std::int64_t head_stride(const KvView& view, const void* KvHeadView::*which) {
-  if (view.heads.size() < 2) return view.heads[0].rows * view.heads[0].stride;
-  return elements_between(view.heads[0].*which, view.heads[1].*which);
-}
-
-bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
-
-/// One allocation with a constant head stride, so that one tensor map holds all heads.
-bool is_one_tensor(const KvView& view, std::int64_t head_dim) {
-  const KvHeadView& first = view.heads[0];
-  for (const auto which : {&KvHeadView::k, &KvHeadView::v}) {
-    const std::int64_t stride = head_stride(view, which);
-    if (stride <= 0 || stride % 8 != 0 || !is_aligned(first.*which)) return false;
-    for (std::size_t h = 0; h < view.heads.size(); ++h)
-      if (elements_between(first.*which, view.heads[h].*which) != static_cast<std::int64_t>(h) * stride) return false;
-  }
-  for (const KvHeadView& head : view.heads)
-    if (head.rows != first.rows || head.stride != first.stride) return false;
-  return first.rows > 0 && first.stride >= head_dim && first.stride % 8 == 0;
-}
-
 bool has_unit_steps(const AttentionPlan& plan) {
   for (const QueryBlock& block : plan.blocks)
     if (block.step != 1) return false;
@@ -112,19 +52,19 @@ bool has_unit_steps(const AttentionPlan& plan) {
 
 void make_maps(const AttentionParams& p, Params& to) {
   const HeadShape& shape = p.shape;
-  to.q = make_map(p.q.data, shape.head_dim, {shape.heads, shape.head_dim}, {p.q.rows, p.q.stride}, shape.group(),
-                  to.tokens);
+  to.q = make_tensor_map(p.q.data, DType::kBF16, shape.head_dim, {shape.heads, shape.head_dim}, {p.q.rows, p.q.stride},
+                         shape.group(), to.tokens);
   const Extent out_heads{shape.heads, shape.head_dim};
   const Extent out_rows{p.out.rows, p.out.stride};
-  to.out = make_map(p.out.data, shape.head_dim, out_heads, out_rows, shape.group(), to.tokens);
-  to.out_row = make_map(p.out.data, shape.head_dim, out_heads, out_rows, shape.group(), 1);
+  to.out = make_tensor_map(p.out.data, DType::kBF16, shape.head_dim, out_heads, out_rows, shape.group(), to.tokens);
+  to.out_row = make_tensor_map(p.out.data, DType::kBF16, shape.head_dim, out_heads, out_rows, shape.group(), 1);
   const KvHeadView& head = p.fresh.heads[0];
   const Extent rows{head.rows, head.stride};
   const Extent keys{shape.kv_heads, head_stride(p.fresh, &KvHeadView::k)};
   const Extent values{shape.kv_heads, head_stride(p.fresh, &KvHeadView::v)};
   for (int i = 0; i < sm90::kBoxes; ++i) {
-    to.k[i] = make_map(head.k, shape.head_dim, rows, keys, 8 << i, 1);
-    to.v[i] = make_map(head.v, shape.head_dim, rows, values, 8 << i, 1);
+    to.k[i] = make_tensor_map(head.k, DType::kBF16, shape.head_dim, rows, keys, 8 << i, 1);
+    to.v[i] = make_tensor_map(head.v, DType::kBF16, shape.head_dim, rows, values, 8 << i, 1);
   }
 }
 
@@ -150,7 +90,8 @@ bool attention_sm90_takes(const Context& context, const AttentionParams& p) {
   if (p.plan == nullptr || p.fresh.heads.empty() || !p.cached.heads.empty() || !(p.scale > 0)) return false;
   if (p.q.dtype != DType::kBF16 || p.out.dtype != DType::kBF16 || p.fresh.dtype != DType::kBF16) return false;
   if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || shape.group() > 16) return false;
-  if (p.q.stride % 8 != 0 || p.out.stride % 8 != 0 || !is_aligned(p.q.data) || !is_aligned(p.out.data)) return false;
+  if (p.q.stride % 8 != 0 || p.out.stride % 8 != 0 || !is_box_aligned(p.q.data) || !is_box_aligned(p.out.data))
+    return false;
   if (p.q.rows >= sm90::kFar / 2 || p.fresh.heads[0].rows >= sm90::kFar / 2) return false;
   return is_one_tensor(p.fresh, shape.head_dim) && has_unit_steps(*p.plan);
 }

@@ -54,16 +54,16 @@ class Consumer : Softmax<D> {
       hopper::named_arrive(2 - warpgroup_, 256);
       hopper::wgmma_wait<1>();
       hopper::pin(s);
-      release(s_.k_empty(turn.stage));
       this->mask(s, header, next_tile);
-      const RowState finished = state;
       const int next_columns = header->columns;
+      hopper::barrier_arrive(s_.k_empty(turn.stage));
+      const RowState finished = state;
       if (next_flags & kFirstStep) state = {};
       this->shift(s, state);
       hopper::wgmma_wait<0>();
       hopper::pin(o);
       pin_probabilities(p);
-      release(s_.v_empty(before.stage));
+      if (threadIdx.x % 32 == 0) hopper::barrier_arrive(s_.v_empty(before.stage));
       if (flags & kLastStep) {
         store(o, finished, tile, this_slot);
         stored = this_slot;
@@ -93,8 +93,8 @@ class Consumer : Softmax<D> {
     hopper::pin(s);
     flags = header->flags;
     columns = header->columns;
-    release(s_.k_empty(0));
     this->mask(s, header, tile);
+    hopper::barrier_arrive(s_.k_empty(0));
     this->shift(s, state);
     this->soften(s, columns, true, tile, state, o, p);
     return true;
@@ -167,10 +167,6 @@ class Consumer : Softmax<D> {
     for (int n = 0; n < 8; ++n) hopper::pin(p[n]);
   }
 
-  __device__ __forceinline__ static void release(std::uint32_t barrier) {
-    if (threadIdx.x % 32 == 0) hopper::barrier_arrive(barrier);
-  }
-
   /// Divides the tile's rows and sends them to the output, or writes the partial result as it is. Rows go through the
   /// warpgroup's own part of Q's slot, which nobody reads any more: registers of an accumulator are scattered, and the
   /// copy engine stores whole rows with a handful of instructions.
@@ -232,11 +228,10 @@ class Consumer : Softmax<D> {
     hopper::store_commit();
   }
 
-  /// Gives Q's slot back once the copy engine has read the rows that wait in it.
+  /// Gives Q's slot back once the copy engine has read the rows that this thread sent from it.
   __device__ __forceinline__ void release_queries(int slot) const {
     hopper::store_wait_read();
-    __syncwarp();
-    if (threadIdx.x % 128 == 0) hopper::barrier_arrive(s_.q_empty(slot));
+    hopper::barrier_arrive(s_.q_empty(slot));
   }
 
   __device__ __forceinline__ void store_partial(const float (&o)[D / 2], int r, float m, float sum,

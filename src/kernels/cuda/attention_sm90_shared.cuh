@@ -12,7 +12,7 @@ inline constexpr int kWarpgroupRows = 64;  ///< packed rows (tokens x group) of 
 inline constexpr int kConsumers = 2;
 inline constexpr int kStepKeys = 128;  ///< keys of a step: one K and one V stage
 inline constexpr int kThreads = 128 * (kConsumers + 1);
-inline constexpr int kConsumerWarps = 4 * kConsumers;
+inline constexpr int kConsumerThreads = 128 * kConsumers;
 inline constexpr int kSlots = kWarpgroupRows * kConsumers;  ///< rows of a partial result
 inline constexpr int kBoxes = 5;                            ///< K and V boxes of 8, 16, 32, 64, 128 rows
 
@@ -66,13 +66,10 @@ struct Layout {
   static constexpr int kQBytes = kChunks * kQChunk;  // of a warpgroup
   static constexpr int kChunk = kStepKeys * 128;
   static constexpr int kStageBytes = kChunks * kChunk;
-  // A header outlives its stage: it is read while the stage is already filled again.
-  static constexpr int kStepHeaders = 2 * kStages;
-
   static constexpr int kK = kQSlots * kConsumers * kQBytes;
   static constexpr int kV = kK + kStages * kStageBytes;
   static constexpr int kSteps = kV + kStages * kStageBytes;
-  static constexpr int kTiles = kSteps + kStepHeaders * static_cast<int>(sizeof(StepHeader));
+  static constexpr int kTiles = kSteps + kStages * static_cast<int>(sizeof(StepHeader));
   static constexpr int kBarriers = kTiles + kQSlots * static_cast<int>(sizeof(TileHeader));
   static constexpr int kBytes = kBarriers + (2 * kQSlots + 4 * kStages) * 8;
   /// The dynamic segment may begin 16-byte aligned; the swizzle needs 1024.
@@ -95,8 +92,9 @@ struct Shared {
   }
   __device__ std::uint32_t k(int stage) const { return address + L::kK + stage * L::kStageBytes; }
   __device__ std::uint32_t v(int stage) const { return address + L::kV + stage * L::kStageBytes; }
+  /// Headers of tiles and steps are filled and freed with Q's slot and with K's stage.
   __device__ StepHeader* step(unsigned n) const {
-    return reinterpret_cast<StepHeader*>(base + L::kSteps) + n % L::kStepHeaders;
+    return reinterpret_cast<StepHeader*>(base + L::kSteps) + n % L::kStages;
   }
   __device__ TileHeader* tile(int slot) const { return reinterpret_cast<TileHeader*>(base + L::kTiles) + slot; }
   __device__ std::uint32_t barrier(int n) const { return address + L::kBarriers + n * 8; }
@@ -107,18 +105,19 @@ struct Shared {
   __device__ std::uint32_t v_full(int stage) const { return barrier(2 * (L::kQSlots + L::kStages) + stage); }
   __device__ std::uint32_t v_empty(int stage) const { return barrier(2 * L::kQSlots + 3 * L::kStages + stage); }
 
-  /// One thread. Full barriers are completed by the producer's bytes, empty ones by every consumer warp: the four
-  /// warps of a warpgroup finish their quarter of a wgmma at different times.
+  /// One thread. Full barriers are completed by the producer's bytes. Q's and K's empty ones by every consumer thread,
+  /// which has then read the header; V's by every warp: the four of a warpgroup finish their quarter of a wgmma at
+  /// different times. Measured on one H100: arrivals of all threads cost nothing.
   __device__ void init_barriers() const {
     for (int slot = 0; slot < L::kQSlots; ++slot) {
       hopper::barrier_init(q_full(slot), 1);
-      hopper::barrier_init(q_empty(slot), kConsumers);
+      hopper::barrier_init(q_empty(slot), kConsumerThreads);
     }
     for (int stage = 0; stage < L::kStages; ++stage) {
       hopper::barrier_init(k_full(stage), 1);
       hopper::barrier_init(v_full(stage), 1);
-      hopper::barrier_init(k_empty(stage), kConsumerWarps);
-      hopper::barrier_init(v_empty(stage), kConsumerWarps);
+      hopper::barrier_init(k_empty(stage), kConsumerThreads);
+      hopper::barrier_init(v_empty(stage), kConsumerThreads / 32);
     }
     hopper::barrier_init_fence();
   }

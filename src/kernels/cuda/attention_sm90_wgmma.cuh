@@ -13,8 +13,9 @@ namespace purekv::cuda::hopper {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 
-/// d[64][128] = (add ? d : 0) + A B^T, A and B K-major in shared memory. d's first 64 registers.
-__device__ __forceinline__ void multiply_shared_128(float (&d)[64], std::uint64_t a, std::uint64_t b, int add) {
+/// d[64][128] = (add ? d : 0) + A B^T, A and B K-major in shared memory. d's first registers.
+template <int kCount>
+__device__ __forceinline__ void multiply_shared_128(float (&d)[kCount], std::uint64_t a, std::uint64_t b, int add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -28,7 +29,8 @@ __device__ __forceinline__ void multiply_shared_128(float (&d)[64], std::uint64_
       : "l"(a), "l"(b), "r"(add));
 }
 
-__device__ __forceinline__ void multiply_shared_96(float (&d)[64], std::uint64_t a, std::uint64_t b, int add) {
+template <int kCount>
+__device__ __forceinline__ void multiply_shared_96(float (&d)[kCount], std::uint64_t a, std::uint64_t b, int add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
@@ -40,7 +42,8 @@ __device__ __forceinline__ void multiply_shared_96(float (&d)[64], std::uint64_t
       : "l"(a), "l"(b), "r"(add));
 }
 
-__device__ __forceinline__ void multiply_shared_64(float (&d)[64], std::uint64_t a, std::uint64_t b, int add) {
+template <int kCount>
+__device__ __forceinline__ void multiply_shared_64(float (&d)[kCount], std::uint64_t a, std::uint64_t b, int add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -51,7 +54,8 @@ __device__ __forceinline__ void multiply_shared_64(float (&d)[64], std::uint64_t
       : "l"(a), "l"(b), "r"(add));
 }
 
-__device__ __forceinline__ void multiply_shared_32(float (&d)[64], std::uint64_t a, std::uint64_t b, int add) {
+template <int kCount>
+__device__ __forceinline__ void multiply_shared_32(float (&d)[kCount], std::uint64_t a, std::uint64_t b, int add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
@@ -62,8 +66,8 @@ __device__ __forceinline__ void multiply_shared_32(float (&d)[64], std::uint64_t
 }
 
 /// d[64][kColumns] = (add ? d : 0) + A B^T.
-template <int kColumns>
-__device__ __forceinline__ void multiply_shared(float (&d)[64], std::uint64_t a, std::uint64_t b, int add) {
+template <int kColumns, int kCount>
+__device__ __forceinline__ void multiply_shared(float (&d)[kCount], std::uint64_t a, std::uint64_t b, int add) {
   if constexpr (kColumns == 128)
     multiply_shared_128(d, a, b, add);
   else if constexpr (kColumns == 96)

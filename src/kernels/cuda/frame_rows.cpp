@@ -1,5 +1,6 @@
 #include "kernels/cuda/frame_rows.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "device/transfer.h"
@@ -31,6 +32,19 @@ std::vector<FrameTile> frame_tiles(const FrameTable& table, std::int64_t group) 
   return tiles;
 }
 
+/// As few tiles of a frame as can be, and even ones: a small last one would take as long as the others.
+std::vector<CellTile> cell_tiles(const FrameTable& table, std::int64_t group) {
+  const auto most = static_cast<std::int32_t>(std::max<std::int64_t>(1, kCellTileRows / group));
+  std::vector<CellTile> tiles;
+  for (const FrameSpan& frame : table.frames) {
+    const std::int32_t count = (frame.rows() + most - 1) / most;
+    const std::int32_t cells = (frame.rows() + count - 1) / count;
+    for (std::int32_t first = (frame.rows() - 1) / cells * cells; first >= 0; first -= cells)
+      tiles.push_back({frame.start, first, std::min(first + cells, frame.rows())});
+  }
+  return tiles;
+}
+
 }  // namespace
 
 std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, std::int64_t group) {
@@ -41,6 +55,10 @@ std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameT
   const std::vector<FrameTile> tiles = frame_tiles(table, group);
   made->tiles = to_device(context, tiles);
   made->tile_count = static_cast<std::int64_t>(tiles.size());
+  const std::vector<CellTile> cells = cell_tiles(table, group);
+  made->cell_tiles = to_device(context, cells);
+  made->cell_tile_count = static_cast<std::int64_t>(cells.size());
+  made->next_item = to_device(context, std::vector<std::uint32_t>{0});
   table.prepared = made;
   return made;
 }

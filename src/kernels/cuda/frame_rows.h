@@ -17,6 +17,15 @@ struct FrameTile {
 };
 
 inline constexpr std::int32_t kFrameTileRows = 256;
+
+/// A stretch of one frame's cells, with all heads of a KV group at most 256 rows.
+struct CellTile {
+  std::int32_t start = 0;           ///< prompt row of the frame's first cell
+  std::int32_t first = 0, end = 0;  ///< cells of the frame
+};
+
+inline constexpr std::int32_t kCellTileRows = 256;
+
 /// Values of FrameRows::earlier that are no row.
 inline constexpr std::int32_t kNoEarlierRow = -1, kTextRow = -2;
 
@@ -26,6 +35,9 @@ struct FrameRows final : FrameTable::Prepared {
   Buffer earlier;  ///< [rows] int32: the row of the same cell one frame earlier in a grid of the same size
   Buffer tiles;    ///< FrameTile, longest first within a frame
   std::int64_t tile_count = 0;
+  Buffer cell_tiles;  ///< CellTile, longest first within a frame
+  std::int64_t cell_tile_count = 0;
+  Buffer next_item;  ///< uint32: 0 between two launches of score_frame_sm90.cu, which hands out its items with it
 };
 
 /// The device copy of `table` for query groups of `group` heads, made at the first call.

@@ -117,6 +117,7 @@ void gram(const Context& context, const GramParams& params) {
   const auto blocks = static_cast<unsigned>(ceil_div(count, kThreads));
   sum_shares<<<blocks, kThreads, 0, stream_of(context)>>>(parts.as<float>(), count, params.gram);
   check_launch("forming Gram matrices");
+  if (params.packed != nullptr) pack_gram(context, params.shape, params.gram, params.packed);
 }
 
 }  // namespace purekv::cuda

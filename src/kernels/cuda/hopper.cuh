@@ -50,6 +50,30 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_
   }
 }
 
+// ---- clusters ----
+
+/// This block's rank in its cluster.
+__device__ __forceinline__ std::uint32_t cluster_rank() {
+  std::uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+/// All threads of all blocks of the cluster.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/// Arrives at the barrier that lies at the same address in block `rank` of the cluster.
+__device__ __forceinline__ void barrier_arrive_at(std::uint32_t barrier, std::uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
 // ---- named barriers: id 0 is __syncthreads ----
 
 __device__ __forceinline__ void named_sync(int id, int threads) {
@@ -70,6 +94,31 @@ __device__ __forceinline__ void load_box(std::uint32_t to, const CUtensorMap* ma
       "[%2];" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
+}
+
+/// The same for every block of the cluster whose bit is set in `blocks`: the box and its bytes' count arrive at the
+/// same place of each block's shared memory.
+__device__ __forceinline__ void load_box_to(std::uint16_t blocks, std::uint32_t to, const CUtensorMap* map,
+                                            std::uint32_t barrier, int x, int y, int z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%4, %5, %6}], [%2], %3;" ::"r"(to),
+      "l"(map), "r"(barrier), "h"(blocks), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+/// `bytes` (whole 16s) from device to shared memory, both 16-byte aligned; they count into `barrier`.
+__device__ __forceinline__ void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
+                                           std::uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+/// A box towards the second-level cache.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int x, int y, int z) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y), "r"(z)
+               : "memory");
 }
 
 /// A box from shared memory to a tensor; what lies past the tensor's end is not written.
@@ -119,6 +168,14 @@ __device__ __forceinline__ std::uint64_t swizzled_operand(std::uint32_t address,
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62U;
   constexpr std::uint64_t kStride = std::uint64_t{1024 >> 4} << 32U;
   return kSwizzle128 | kStride | (std::uint64_t{leading >> 4U} << 16U) | ((address & 0x3FFFFU) >> 4U);
+}
+
+/// Shared-memory operand without swizzle, K-major, 16 values along k: blocks of 8 rows x 8 values (128 bytes in a row),
+/// the two along k behind each other, eight rows every 256 bytes.
+__device__ __forceinline__ std::uint64_t plain_operand(std::uint32_t address) {
+  constexpr std::uint64_t kAlongK = std::uint64_t{128 >> 4} << 16U;
+  constexpr std::uint64_t kRows = std::uint64_t{256 >> 4} << 32U;
+  return kRows | kAlongK | ((address & 0x3FFFFU) >> 4U);
 }
 
 /// Orders earlier register writes before the wgmmas that follow.

@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include "base/fail.h"
+#include "kernels/cuda/gated_linear_sm90.h"
 #include "kernels/cuda/gemv.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/narrow.h"
@@ -9,6 +10,13 @@
 #include "kernels/cuda/quantize_fused.h"
 
 namespace purekv::cuda {
+namespace {
+
+GatedProduct product_of(const Operand& operand, const GatedLinearParams& p) {
+  return {.x = operand.x, .x_scales = operand.scales.as<float>(), .gate = p.gate, .up = p.up, .out = p.out};
+}
+
+}  // namespace
 
 bool streams(const Context& context, const LinearParams& p) {
   if (p.norm.weight != nullptr && p.x.dtype != DType::kF32) return false;
@@ -28,11 +36,13 @@ Operand take_quantized(const Context& context, std::int64_t rows, std::int64_t c
 }
 
 Operand prepare(const Context& context, const ConstMatrixView& x, const NormOperand& norm, DType type) {
-  const bool is_fp8 = type == DType::kFp8;
-  if (is_fp8 && norm.weight != nullptr && x.dtype == DType::kF32 && fuses_quantize(context, x.cols) &&
-      x.stride % 4 == 0) {
+  if (type == DType::kFp8) {
     Operand operand = take_quantized(context, x.rows, x.cols);
-    rms_norm_quantize(context, x, norm, {operand.quantized.view(), operand.scales.as<float>()});
+    const QuantizedRows rows{operand.quantized.view(), operand.scales.as<float>()};
+    if (norm.weight != nullptr)
+      rms_norm_quantize(context, x, norm, rows);
+    else
+      purekv::cuda::quantize_rows(context, {.in = x, .out = rows.out, .scales = rows.scales});
     return operand;
   }
   Operand operand;
@@ -46,11 +56,7 @@ Operand prepare(const Context& context, const ConstMatrixView& x, const NormOper
     narrow(context, x, operand.narrowed.view());
     operand.x = operand.narrowed.view();
   }
-  if (!is_fp8) return operand;
-  Operand out = take_quantized(context, x.rows, x.cols);
-  purekv::cuda::quantize_rows(context,
-                              {.in = operand.x, .out = out.quantized.view(), .scales = out.scales.as<float>()});
-  return out;
+  return operand;
 }
 
 void multiply(const Context& context, const Operand& operand, const LinearOperand& w, const MatrixView& out,
@@ -66,6 +72,18 @@ void multiply(const Context& context, const Operand& operand, const LinearOperan
                    .accumulate = accumulate});
 }
 
+bool fuses_gated(const Context& context, const Operand& operand, const GatedLinearParams& p) {
+  return gated_sm90_takes(context, product_of(operand, p));
+}
+
+void multiply_gated(const Context& context, const Operand& operand, const GatedLinearParams& p) {
+  if (fuses_gated(context, operand, p)) return gated_sm90(context, product_of(operand, p));
+  const MatrixView up = p.work.slice(0, p.x.rows);
+  multiply(context, operand, p.gate, p.out, false);
+  multiply(context, operand, p.up, up, false);
+  purekv::cuda::swiglu(context, p.out, up);
+}
+
 void linear(const Context& context, const LinearParams& p) {
   if (streams(context, p)) return gemv(context, p);
   const Operand operand = prepare(context, p.x, p.norm, p.w.weight.dtype);
@@ -75,10 +93,7 @@ void linear(const Context& context, const LinearParams& p) {
 void gated_linear(const Context& context, const GatedLinearParams& p) {
   if (streams(context, p)) return gated_gemv(context, p);
   const Operand operand = prepare(context, p.x, p.norm, p.gate.weight.dtype);
-  const MatrixView up = p.work.slice(0, p.x.rows);
-  multiply(context, operand, p.gate, p.out, false);
-  multiply(context, operand, p.up, up, false);
-  purekv::cuda::swiglu(context, p.out, up);
+  multiply_gated(context, operand, p);
 }
 
 }  // namespace purekv::cuda

@@ -27,4 +27,10 @@ Operand take_quantized(const Context& context, std::int64_t rows, std::int64_t c
 void multiply(const Context& context, const Operand& operand, const LinearOperand& w, const MatrixView& out,
               bool accumulate);
 
+/// Whether one kernel makes the gated half of an MLP of what `prepare` made of p.x.
+bool fuses_gated(const Context& context, const Operand& operand, const GatedLinearParams& p);
+
+/// silu(x G^T) * (x U^T) of what `prepare` made of p.x: one kernel where there is one, else two products and SwiGLU.
+void multiply_gated(const Context& context, const Operand& operand, const GatedLinearParams& p);
+
 }  // namespace purekv::cuda

@@ -40,6 +40,8 @@ void gram(const Context& context, const GramParams& params);
 void join_scores(const Context& context, const JoinScoresParams& params);
 void linear(const Context& context, const LinearParams& params);
 void mlp(const Context& context, const MlpParams& params);
+void pack_gram(const Context& context, const HeadShape& shape, const float* gram, void* packed);
+std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape);
 void permute_rows(const Context& context, const PermuteRowsParams& params);
 void quantize_rows(const Context& context, const QuantizeParams& params);
 void random_bits(const Context& context, const MatrixView& out, float magnitude, std::uint64_t seed);

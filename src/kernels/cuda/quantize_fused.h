@@ -12,10 +12,7 @@ struct QuantizedRows {
   float* scales = nullptr;  ///< [rows]
 };
 
-/// Whether rows of so many values fit a block's shared memory and its 16-byte accesses.
-bool fuses_quantize(const Context& context, std::int64_t cols);
-
-/// out * scale = rms_norm(x); x [rows, cols] float32. Reads 4 bytes and writes 1 an element.
+/// out * scale = rms_norm(x); x [rows, cols] float32 or bf16. Reads 4 or 2 bytes and writes 1 an element.
 void rms_norm_quantize(const Context& context, const ConstMatrixView& x, const NormOperand& norm,
                        const QuantizedRows& rows);
 

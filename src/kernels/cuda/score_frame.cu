@@ -3,6 +3,7 @@
 #include "device/transfer.h"
 #include "kernels/cuda/frame_rows.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/score_frame_sm90.h"
 #include "kernels/cuda/score_tiles.cuh"
 
 /// local and self of docs/method.md. A block holds 256 packed query rows of a frame in registers and streams the
@@ -15,8 +16,6 @@
 /// (from the second-level cache). Shared memory: three key tiles of 64 rows, 48 KiB at head_dim 128.
 namespace purekv::cuda {
 namespace {
-
-constexpr float kMostSelf = 80 * kLog2E;  ///< as on the CPU: a row that hides keys may pass 1, but stays finite
 
 struct FrameKernel {
   const FrameTile* tiles;
@@ -229,6 +228,7 @@ void frame_score(const Context& context, const FrameScoreParams& params) {
   if (params.self != nullptr) fill_zero(context, params.self, bytes);
   if (params.table->frames.empty()) return;
   const auto frames = frame_rows(context, *params.table, shape.group());
+  if (score_frame_sm90_takes(context, params)) return score_frame_sm90(context, params, *frames);
   FrameKernel p{.tiles = frames->tiles.as<FrameTile>(),
                 .q = static_cast<const Bf16Bits*>(params.q.data),
                 .queries = query_operand(params.q, shape),

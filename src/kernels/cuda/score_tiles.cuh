@@ -26,6 +26,8 @@ inline constexpr int kMostKvHeads = 32;
 inline constexpr int kDimsAPart = 32;
 inline constexpr float kLog2E = 1.44269504F;
 inline constexpr float kNoLogit = -1e30F;  ///< below every logit, and finite: differences of two stay numbers
+/// Of a frame's `self`, in base 2, as on the CPU: a row that hides keys may pass 1, but stays finite.
+inline constexpr float kMostSelf = 80 * kLog2E;
 inline constexpr unsigned kFullWarp = 0xFFFFFFFFU;
 
 using Bf16Bits = std::uint16_t;

@@ -1,18 +1,12 @@
-#include <cuda_fp16.h>
+#include <cstddef>
 
 #include "device/buffer.h"
-#include "kernels/cuda/frame_rows.h"
 #include "kernels/cuda/ops.h"
-#include "kernels/cuda/score_tiles.cuh"
+#include "kernels/cuda/value_norm.cuh"
+#include "kernels/cuda/value_norm_sm90.h"
 
-/// ||W_o^h v|| = sqrt(v^T G_h v) on the tensor cores in one precision of 11 bits: a row is scaled by a power of two so
-/// that its largest value lies in [1, 2), which makes a bf16 value exact as fp16 (but for those 2^-14 below the row's
-/// largest), and G_h likewise. Novelty multiplies the difference itself, formed in float32 and then rounded: the
-/// difference of two products would cancel where frames are alike. Error near 2^-12 of the norm.
-///
-/// G is symmetric: v^T G v = v^T U v with U upper triangular, off-diagonal values doubled, and 36 of 64 blocks of 16 x
-/// 16 remain at head_dim 128. U is packed once a call in the order of matrix fragments. An accumulator's columns are
-/// then the dims that the same lane holds as operand, so the second product with v is a sum in registers.
+/// Value norms by mma.sync, for every GPU; value_norm.cuh says how. U is upper triangular: 36 of 64 blocks of 16 x 16
+/// remain at head_dim 128, in the order of matrix fragments.
 ///
 /// 1.1 * head_dim^2 * heads FLOPs a row and kind (out, nov); reads V once for each kind. Shared memory: two packed U of
 /// 18 KiB at head_dim 128. A warp has 16 rows.
@@ -27,18 +21,6 @@ inline constexpr int kUBlocks = kParts * (2 * kParts + 1);  ///< 16 x 16, on or 
 template <int kParts>
 inline constexpr int kUBytes = kUBlocks<kParts> * 512;
 
-struct NormKernel {
-  HeadPointers v;
-  ScoreOperand values;
-  const uint4* u;        ///< [heads, blocks, 32 lanes]
-  const float* unscale;  ///< [heads] u is G divided by this
-  const int* earlier;    ///< [rows] FrameRows::earlier; null: no novelty
-  long long rows;
-  int group;
-  float* out;  ///< or null
-  float* nov;
-};
-
 /// d[16 x 8] += a b, fp16 operands and float32 sums; fragments as in mma_bf16.
 __device__ void mma_half(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   asm volatile(
@@ -48,59 +30,13 @@ __device__ void mma_half(float (&d)[4], const unsigned (&a)[4], unsigned b0, uns
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-__device__ unsigned pack_half(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&pair);
-}
-
-/// Square root on the special-function unit, to about 2^-23; 0 of 0.
-__device__ float root(float x) {
-  float r;
-  asm("sqrt.approx.f32 %0, %1;\n" : "=f"(r) : "f"(x));
-  return r;
-}
-
-/// Volatile: the values are the same for every head of a group, and as floats they would not stay in registers.
-__device__ float2 unpack_half(unsigned x) {
-  float2 pair;
-  asm volatile("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}\n"
-               : "=f"(pair.x), "=f"(pair.y)
-               : "r"(x));
-  return pair;
-}
-
-/// The power of two with the exponent field `field`, kept finite with a finite inverse.
-__device__ float power_of_two(int field) { return __int_as_float(min(max(field, 1), 253) << 23); }
-
-/// The dim at place `place` (0 to 15) of k-step `step`: the permutation of kernels/cuda/score_tiles.cuh.
-__device__ int dim_at(int step, int place) {
-  return kDimsAPart * (step / 2) + 8 * (place % 8 / 2) + 4 * (step % 2) + 2 * (place / 8) + place % 2;
-}
-
 /// Grid: heads. Packs U of one head as B fragments: block (k-step, n-step) at n (n + 1) / 2 + k; lane's four words are
 /// (places 2t, 2t + 1; then + 8) of columns g, then of columns g + 8.
 template <int kParts>
-__global__ void __launch_bounds__(kThreads) pack_gram(const float* grams, int dims, uint4* u, float* unscale) {
-  __shared__ unsigned tops[kThreads];
+__global__ void __launch_bounds__(kThreads) pack_triangles(const float* grams, int dims, uint4* u, float* unscale) {
   const float* gram = grams + static_cast<long long>(blockIdx.x) * dims * dims;
-  unsigned top = 0;
-  for (int i = threadIdx.x; i < dims * dims; i += kThreads) top = max(top, __float_as_uint(gram[i]) & 0x7FFFFFFFU);
-  tops[threadIdx.x] = top;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) tops[threadIdx.x] = max(tops[threadIdx.x], tops[threadIdx.x + half]);
-  }
-  __syncthreads();
-  // The largest value becomes 2^13 to 2^14: doubled it still is an fp16, and 2^-28 of it too.
-  constexpr int kTopExponent = 13;
-  const float scale = power_of_two(2 * 127 + kTopExponent - static_cast<int>(tops[0] >> 23));
+  const float scale = gram_scale<kThreads>(gram, dims);
   if (threadIdx.x == 0) unscale[blockIdx.x] = 1.0F / scale;
-  const auto value = [&](int k_step, int k, int n_step, int n) {
-    const int row = dim_at(k_step, k);
-    const int column = dim_at(n_step, n);
-    if (row >= dims || column >= dims || (k_step == n_step && k > n)) return 0.0F;
-    return (k_step == n_step && k == n ? scale : 2 * scale) * gram[row * dims + column];
-  };
   for (int i = threadIdx.x; i < kUBlocks<kParts> * 32; i += kThreads) {
     int n_step = 0;
     while ((n_step + 1) * (n_step + 2) / 2 <= i / 32) ++n_step;
@@ -108,56 +44,11 @@ __global__ void __launch_bounds__(kThreads) pack_gram(const float* grams, int di
     const int g = i % 32 / 4;
     const int t = i % 4;
     const auto word = [&](int k, int n) {
-      return pack_half(value(k_step, k, n_step, n), value(k_step, k + 1, n_step, n));
+      return pack_half(scale * triangle(gram, dims, {k_step, k}, {n_step, n}),
+                       scale * triangle(gram, dims, {k_step, k + 1}, {n_step, n}));
     };
     u[static_cast<long long>(blockIdx.x) * kUBlocks<kParts> * 32 + i] =
         make_uint4(word(2 * t, g), word(2 * t + 8, g), word(2 * t, g + 8), word(2 * t + 8, g + 8));
-  }
-}
-
-/// A warp's 16 rows as A fragments, fp16, and what each lane's two rows (g, g + 8) were multiplied by.
-template <int kParts>
-struct ScaledRows {
-  unsigned a[2 * kParts][4];
-  float unscale[2];
-};
-
-/// Row `half` of a lane from its 8 kParts values.
-template <int kParts>
-__device__ void scale_row(const float (&x)[8 * kParts], int half, ScaledRows<kParts>& rows) {
-  unsigned top = 0;
-#pragma unroll
-  for (float value : x) top = max(top, __float_as_uint(value) & 0x7FFFFFFFU);
-  top = max(top, __shfl_xor_sync(kFullWarp, top, 1));
-  top = max(top, __shfl_xor_sync(kFullWarp, top, 2));
-  const float scale = power_of_two(2 * 127 - static_cast<int>(top >> 23));
-  rows.unscale[half] = 1.0F / scale;
-#pragma unroll
-  for (int i = 0; i < 4 * kParts; ++i) {
-    const unsigned word = pack_half(x[2 * i] * scale, x[2 * i + 1] * scale);
-    rows.a[i / 2][half + 2 * (i % 2)] = word;
-  }
-}
-
-/// Row words as they are stored: dims 32 p + 8 t .. + 7.
-template <bool kAligned, int kParts>
-__device__ void load_row(const Bf16Bits* row, int dims, uint4 (&words)[kParts]) {
-#pragma unroll
-  for (int p = 0; p < kParts; ++p)
-    words[p] = load_dims<kAligned>(row, kDimsAPart * p + 8 * static_cast<int>(threadIdx.x % 4), dims);
-}
-
-template <int kParts>
-__device__ void unpack_row(const uint4 (&words)[kParts], float (&x)[8 * kParts]) {
-#pragma unroll
-  for (int p = 0; p < kParts; ++p) {
-    const unsigned all[4] = {words[p].x, words[p].y, words[p].z, words[p].w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = unpack_bf16(all[i]);
-      x[8 * p + 2 * i] = pair.x;
-      x[8 * p + 2 * i + 1] = pair.y;
-    }
   }
 }
 
@@ -295,47 +186,84 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kParts>
-void launch(const Context& context, const ValueNormParams& params, NormKernel p) {
-  const auto kv_heads = static_cast<unsigned>(params.shape.kv_heads);
-  const auto heads = static_cast<unsigned>(params.shape.heads);
-  cudaStream_t stream = stream_of(context);
-  if (params.l2 != nullptr) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(p.rows, kThreads / 4)), kv_heads);
-    value_lengths<kParts><<<grid, kThreads, 0, stream>>>(p.v, p.values, p.rows, params.l2);
-    check_launch("measuring values");
-  }
-  if (p.out == nullptr && p.nov == nullptr) return;
-  const Buffer u(context, params.shape.heads * kUBytes<kParts>);
-  const Buffer unscale(context, params.shape.heads * static_cast<std::int64_t>(sizeof(float)));
-  p.u = u.as<uint4>();
-  p.unscale = unscale.as<float>();
-  pack_gram<kParts><<<heads, kThreads, 0, stream>>>(params.gram, p.values.dims, u.as<uint4>(), unscale.as<float>());
-  check_launch("packing Gram matrices");
+void launch(const Context& context, const NormKernel& p, unsigned kv_heads) {
   const dim3 grid(static_cast<unsigned>(ceil_div(p.rows, kBlockRows)), kv_heads);
   if (p.nov != nullptr)
-    mean_norms<kParts, true><<<grid, kThreads, 0, stream>>>(p);
+    mean_norms<kParts, true><<<grid, kThreads, 0, stream_of(context)>>>(p);
   else
-    mean_norms<kParts, false><<<grid, kThreads, 0, stream>>>(p);
+    mean_norms<kParts, false><<<grid, kThreads, 0, stream_of(context)>>>(p);
   check_launch("measuring values behind W_o");
+}
+
+template <int kParts>
+void launch_lengths(const Context& context, const NormKernel& p, unsigned kv_heads, float* l2) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.rows, kThreads / 4)), kv_heads);
+  value_lengths<kParts><<<grid, kThreads, 0, stream_of(context)>>>(p.v, p.values, p.rows, l2);
+  check_launch("measuring values");
+}
+
+bool is_narrow(const HeadShape& shape) { return shape.head_dim <= 2 * kDimsAPart; }
+
+/// Of one head.
+std::int64_t triangle_bytes(const Context& context, const HeadShape& shape) {
+  if (value_norm_sm90_takes(context, shape)) return value_norm_sm90_triangle_bytes(shape);
+  return is_narrow(shape) ? kUBytes<2> : kUBytes<4>;
+}
+
+float* packed_scales(const Context& context, const HeadShape& shape, const void* packed) {
+  const auto* bytes = static_cast<const std::byte*>(packed) + shape.heads * triangle_bytes(context, shape);
+  return const_cast<float*>(reinterpret_cast<const float*>(bytes));
 }
 
 }  // namespace
 
+std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape) {
+  return shape.heads * (triangle_bytes(context, shape) + static_cast<std::int64_t>(sizeof(float)));
+}
+
+void pack_gram(const Context& context, const HeadShape& shape, const float* gram, void* packed) {
+  float* unscale = packed_scales(context, shape, packed);
+  if (value_norm_sm90_takes(context, shape)) return value_norm_sm90_pack(context, shape, gram, packed, unscale);
+  const auto pack = is_narrow(shape) ? pack_triangles<2> : pack_triangles<4>;
+  pack<<<static_cast<unsigned>(shape.heads), kThreads, 0, stream_of(context)>>>(gram, static_cast<int>(shape.head_dim),
+                                                                                static_cast<uint4*>(packed), unscale);
+  check_launch("packing Gram matrices");
+}
+
 void value_norm(const Context& context, const ValueNormParams& params) {
+  const HeadShape& shape = params.shape;
   std::shared_ptr<const FrameRows> frames;
-  if (params.nov != nullptr) frames = frame_rows(context, *params.table, params.shape.group());
+  if (params.nov != nullptr) frames = frame_rows(context, *params.table, shape.group());
   NormKernel p{.v = {},
                .values = {},
                .u = nullptr,
                .unscale = nullptr,
                .earlier = frames == nullptr ? nullptr : frames->earlier.as<int>(),
                .rows = params.kv.heads.front().rows,
-               .group = static_cast<int>(params.shape.group()),
+               .group = static_cast<int>(shape.group()),
                .out = params.out,
                .nov = params.nov};
-  p.values = operand_of(params.kv, true, static_cast<int>(params.shape.head_dim), p.v);
-  if (params.shape.head_dim <= 2 * kDimsAPart) return launch<2>(context, params, p);
-  launch<4>(context, params, p);
+  p.values = operand_of(params.kv, true, static_cast<int>(shape.head_dim), p.v);
+  const auto kv_heads = static_cast<unsigned>(shape.kv_heads);
+  if (params.l2 != nullptr) {
+    if (is_narrow(shape))
+      launch_lengths<2>(context, p, kv_heads, params.l2);
+    else
+      launch_lengths<4>(context, p, kv_heads, params.l2);
+  }
+  if (p.out == nullptr && p.nov == nullptr) return;
+  Buffer made;
+  const void* packed = params.packed;
+  if (packed == nullptr) {
+    made = Buffer(context, cuda::packed_gram_bytes(context, shape));
+    pack_gram(context, shape, params.gram, made.data());
+    packed = made.data();
+  }
+  p.u = static_cast<const uint4*>(packed);
+  p.unscale = packed_scales(context, shape, packed);
+  if (value_norm_sm90_takes(context, shape)) return value_norm_sm90(context, shape, p);
+  if (is_narrow(shape)) return launch<2>(context, p, kv_heads);
+  launch<4>(context, p, kv_heads);
 }
 
 }  // namespace purekv::cuda

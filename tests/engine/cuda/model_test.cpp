@@ -1,4 +1,8 @@
+#include <algorithm>
 #include <array>
+#include <cmath>
+#include <iterator>
+#include <limits>
 #include <memory>
 #include <numeric>
 
@@ -31,6 +35,18 @@ TextConfig small_config() {
   return config;
 }
 
+/// Random bf16 rows in the type of the context's residual stream, the same values on both backends.
+Matrix random_hidden(const Context& context, std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
+  std::vector<std::uint16_t> bits(static_cast<std::size_t>(rows * cols));
+  random_bits({}, {bits.data(), DType::kBF16, rows, cols, cols}, 1.0F, seed);
+  Matrix hidden(context, context.activation(), rows, cols);
+  if (context.activation() == DType::kBF16)
+    upload(context, hidden.view().data, bits.data(), 2 * rows * cols);
+  else
+    upload(context, hidden.view().data, widen(bits).data(), 4 * rows * cols);
+  return hidden;
+}
+
 /// One prompt on one backend: the same random weights and rows everywhere, because random_bits is.
 struct ModelRun {
   Context context;
@@ -40,6 +56,7 @@ struct ModelRun {
   FrameTable table;
   KvCache cache;
   std::vector<float> logits;
+  std::vector<std::vector<float>> scores;  ///< [layer][kv_heads, columns] what was ranked, where it was asked for
 
   ModelRun(const Context& c, FrameTable t)
       : context(c),
@@ -48,7 +65,8 @@ struct ModelRun {
         table(std::move(t)),
         cache(context, config.heads, config.layers) {}
 
-  void prefill(const CompressionOptions& compression, Pattern pattern, std::int64_t chunk, std::uint64_t seed) {
+  void prefill(const CompressionOptions& compression, Pattern pattern, std::int64_t chunk, std::uint64_t seed,
+               bool keep_scores = false) {
     Positions positions;
     for (auto& axis : positions.axis) {
       axis.resize(static_cast<std::size_t>(table.rows));
@@ -59,9 +77,14 @@ struct ModelRun {
     const AttentionPlan dense = make_plan(table, {.block_rows = block_rows});
     const AttentionPlan sparse =
         make_plan(table, {.pattern = pattern, .local_window = 40, .atrous_rate = 3, .block_rows = block_rows});
-    const Matrix hidden(context, DType::kF32, table.rows, config.hidden);
-    random_bits(context, hidden.view(), 1.0F, seed);
-    Selector selector(context, compression, table);
+    const Matrix hidden = random_hidden(context, table.rows, config.hidden, seed);
+    ScoreSink sink;  // makes a GPU wait in every layer
+    if (keep_scores)
+      sink = [this](std::string_view name, std::int64_t, const float* data, std::int64_t kv_heads,
+                    std::int64_t columns) {
+        if (name == "score") scores.emplace_back(data, data + kv_heads * columns);
+      };
+    Selector selector(context, compression, table, sink);
     Prefill prefill(decoder, cache,
                     {.hidden = hidden.view(),
                      .rope = &rope,
@@ -75,7 +98,7 @@ struct ModelRun {
       if (!keep) return std::nullopt;
       return CompactionPlan{std::move(*keep)};
     };
-    while (!prefill.done()) prefill.step(hook, selector.needs_lse(prefill.layer(), config.layers));
+    while (!prefill.done()) prefill.step(hook, selector.needs_lse());
     const Matrix out(context, DType::kF32, 1, config.vocab);
     prefill.last_logits(out.view());
     logits = to_host<float>(context, out.view().data, config.vocab);
@@ -104,11 +127,35 @@ CompressionOptions keeps(Score score, double percent) {
   return options;
 }
 
-/// Share of one list that is in the other.
-double overlap(const std::vector<std::int32_t>& a, const std::vector<std::int32_t>& b) {
-  std::vector<std::int32_t> both;
-  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
-  return static_cast<double>(both.size()) / static_cast<double>(std::max<std::size_t>(1, a.size()));
+/// How far from the cut, relative to it, rows may lie that only one backend keeps: what bf16 activations move scores
+/// by.
+constexpr float kCutTolerance = 0.1F;
+
+/// Both backends keep the same rows but for near-ties: a row that only one keeps has a score next to the lowest that
+/// the CPU kept. Returns the share of rows that lie so near.
+double expect_same_rows(const ModelRun& gpu, const ModelRun& cpu, std::int64_t layer, std::int64_t head) {
+  const std::vector<float>& all = cpu.scores[static_cast<std::size_t>(layer)];
+  const auto columns = static_cast<std::ptrdiff_t>(all.size()) / cpu.config.heads.kv_heads;
+  const std::vector<float> score(all.begin() + head * columns, all.begin() + (head + 1) * columns);
+  const std::vector<std::int32_t> left = gpu.cache.tokens(layer, head);
+  const std::vector<std::int32_t> right = cpu.cache.tokens(layer, head);
+  float cut = std::numeric_limits<float>::infinity();
+  for (const std::int32_t row : right)
+    if (row < columns) cut = std::min(cut, score[static_cast<std::size_t>(row)]);
+  const auto is_near = [cut](float x) { return std::abs(x - cut) <= kCutTolerance * cut; };
+  std::vector<std::int32_t> different;
+  std::set_symmetric_difference(left.begin(), left.end(), right.begin(), right.end(), std::back_inserter(different));
+  EXPECT_EQ(left.size(), right.size());
+  for (const std::int32_t row : different) {
+    if (row >= columns) {
+      ADD_FAILURE() << "row " << row << " of the window is not kept by both";
+      continue;
+    }
+    const float x = score[static_cast<std::size_t>(row)];
+    EXPECT_TRUE(is_near(x)) << "layer " << layer << " head " << head << " row " << row << ": " << x << ", cut at "
+                            << cut;
+  }
+  return static_cast<double>(std::count_if(score.begin(), score.end(), is_near)) / static_cast<double>(columns);
 }
 
 /// bf16 activations through three random layers against float32 ones.
@@ -121,18 +168,18 @@ TEST_F(CudaModelTest, PrefillAndDecodeFollowTheCpu) {
     for (const double percent : {100.0, 20.0}) {
       ModelRun cpu(cpu_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
       ModelRun gpu(context_, make_table(7, {{6, 5, 5}, {3, 4, 3}}, 4, 21));
-      cpu.prefill(keeps(Score::kOwnFrame, percent), pattern, 512, 3);
+      cpu.prefill(keeps(Score::kOwnFrame, percent), pattern, 512, 3, percent < 100);
       gpu.prefill(keeps(Score::kOwnFrame, percent), pattern, 100, 3);
       SCOPED_TRACE(testing::Message() << "pattern " << static_cast<int>(pattern) << " at " << percent);
       EXPECT_LT(nmse(gpu.logits, cpu.logits), kModelBound);
       ASSERT_EQ(gpu.cache.bytes_used(), cpu.cache.bytes_used() / 2) << "bf16 rows against float32 ones";
+      if (percent == 100.0) {
+        EXPECT_LT(nmse(gpu.decode(ids), cpu.decode(ids)), kModelBound);
+        continue;
+      }
       for (std::int64_t layer = 0; layer < 3; ++layer)
         for (std::int64_t head = 0; head < 2; ++head)
-          EXPECT_GT(overlap(gpu.cache.tokens(layer, head), cpu.cache.tokens(layer, head)), 0.9) << layer << head;
-      const std::vector<float> reference = cpu.decode(ids);
-      if (percent == 100.0) {
-        EXPECT_LT(nmse(gpu.decode(ids), reference), kModelBound);
-      }
+          EXPECT_LT(expect_same_rows(gpu, cpu, layer, head), 0.2) << "too many near-ties for a test";
     }
 }
 

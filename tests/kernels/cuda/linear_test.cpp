@@ -12,6 +12,7 @@ using CudaLinearTest = CudaTest;
 struct Problem {
   std::int64_t rows, in, out;
   bool bias = false, accumulate = false, wide_x = false, wide_out = true, norm = false, fp8 = false;
+  bool narrow_x = false;  ///< bf16 though it is normed
 };
 
 struct Weights {
@@ -85,14 +86,14 @@ double error_of(const Context& context, const Problem& p, unsigned seed) {
   const Weights w(context, p, random);
   std::vector<float> x = normal_floats(p.rows * p.in, random);
   std::vector<float> norm_weight = normal_floats(p.in, random);
-  const bool wide_x = p.wide_x || p.norm;
+  const bool wide_x = (p.wide_x || p.norm) && !p.narrow_x;
   const std::vector<std::uint16_t> narrow = wide_x ? std::vector<std::uint16_t>() : round_to_bf16(x);
   const Buffer dx = wide_x ? to_device(context, x) : to_device(context, narrow);
   const Buffer dnorm = to_device(context, norm_weight);
   const Buffer work = poisoned(context, p.rows * p.in * 2);
   std::vector<float> before = normal_floats(p.rows * p.out, random);
-  const Buffer out =
-      p.accumulate ? to_device(context, before) : poisoned(context, p.rows * p.out * (p.wide_out ? 4 : 2));
+  Buffer out = poisoned(context, p.rows * p.out * (p.wide_out ? 4 : 2));
+  if (p.accumulate) out = p.wide_out ? to_device(context, before) : to_device(context, round_to_bf16(before));
   linear(context, {.x = {dx.data(), wide_x ? DType::kF32 : DType::kBF16, p.rows, p.in, p.in},
                    .norm = {.weight = p.norm ? dnorm.as<float>() : nullptr,
                             .work = {work.data(), DType::kBF16, p.rows, p.in, p.in}},
@@ -140,29 +141,76 @@ TEST_F(CudaLinearTest, Fp8ScalesRowsAndChannels) {
     }
 }
 
-TEST_F(CudaLinearTest, GatedEqualsItsParts) {
-  for (const std::int64_t rows : {1, 5, 64, 100}) {
-    std::mt19937 random(static_cast<unsigned>(rows));
-    const Problem p{.rows = rows, .in = 256, .out = 136, .bias = true};
-    const Weights gate(context_, p, random);
-    const Weights up(context_, p, random);
-    std::vector<float> x = normal_floats(rows * p.in, random, 3);
-    const Buffer dx = to_device(context_, round_to_bf16(x));
-    const Buffer out = poisoned(context_, rows * p.out * 2);
-    const Buffer work = poisoned(context_, rows * p.out * 2);
-    gated_linear(context_, {.x = {dx.data(), DType::kBF16, rows, p.in, p.in},
-                            .norm = {},
-                            .gate = gate.operand(p),
-                            .up = up.operand(p),
-                            .out = {out.data(), DType::kBF16, rows, p.out, p.out},
-                            .work = {work.data(), DType::kBF16, rows, p.out, p.out}});
-    std::vector<float> zero(static_cast<std::size_t>(rows * p.out), 0.0F);
-    std::vector<float> expected = reference(p, x, gate, zero);
-    const std::vector<float> right = reference(p, x, up, zero);
-    swiglu_reference({expected.data(), DType::kF32, rows, p.out, p.out},
-                     {right.data(), DType::kF32, rows, p.out, p.out});
-    EXPECT_LT(nmse(widen(to_host<std::uint16_t>(context_, out.data(), rows * p.out)), expected), kBound) << rows;
+/// A prefill's: bf16 rows that are normed, and bf16 rows that products add into.
+TEST_F(CudaLinearTest, ResidualStreamInBf16) {
+  unsigned seed = 200;
+  for (const bool fp8 : {false, true}) {
+    if (fp8 && !has_fp8(context_)) continue;
+    const double bound = fp8 ? kFp8Bound : kBound;
+    for (const std::int64_t rows : {1, 2, 9, 16, 17, 100})
+      for (const auto& [in, out] : {std::pair<std::int64_t, std::int64_t>{128, 64}, {512, 208}}) {
+        SCOPED_TRACE(testing::Message() << rows << " x " << in << " x " << out << (fp8 ? " fp8" : ""));
+        Problem p{.rows = rows, .in = in, .out = out, .wide_out = false, .norm = true, .fp8 = fp8, .narrow_x = true};
+        EXPECT_LT(error_of(context_, p, ++seed), bound);
+        p.bias = true;
+        EXPECT_LT(error_of(context_, p, ++seed), bound);
+        p = {.rows = rows, .in = in, .out = out, .accumulate = true, .wide_out = false, .fp8 = fp8};
+        EXPECT_LT(error_of(context_, p, ++seed), bound);
+      }
   }
+}
+
+/// silu(x G^T + g) * (x U^T + u) against its parts in double precision.
+double gated_error(const Context& context, const Problem& p) {
+  std::mt19937 random(static_cast<unsigned>(p.rows + p.in));
+  const Weights gate(context, p, random);
+  const Weights up(context, p, random);
+  std::vector<float> x = normal_floats(p.rows * p.in, random, 3);
+  const Buffer dx = to_device(context, round_to_bf16(x));
+  const Buffer out = poisoned(context, p.rows * p.out * 2);
+  const Buffer work = poisoned(context, p.rows * p.out * 2);
+  gated_linear(context, {.x = {dx.data(), DType::kBF16, p.rows, p.in, p.in},
+                         .norm = {},
+                         .gate = gate.operand(p),
+                         .up = up.operand(p),
+                         .out = {out.data(), DType::kBF16, p.rows, p.out, p.out},
+                         .work = {work.data(), DType::kBF16, p.rows, p.out, p.out}});
+  const std::vector<float> zero(static_cast<std::size_t>(p.rows * p.out), 0.0F);
+  std::vector<float> expected = reference(p, x, gate, zero);
+  const std::vector<float> right = reference(p, x, up, zero);
+  swiglu_reference({expected.data(), DType::kF32, p.rows, p.out, p.out},
+                   {right.data(), DType::kF32, p.rows, p.out, p.out});
+  return nmse(widen(to_host<std::uint16_t>(context, out.data(), p.rows * p.out)), expected);
+}
+
+TEST_F(CudaLinearTest, GatedEqualsItsParts) {
+  for (const std::int64_t rows : {1, 5, 64, 100, 255})
+    EXPECT_LT(gated_error(context_, {.rows = rows, .in = 256, .out = 136, .bias = true}), kBound) << rows;
+}
+
+/// Rows enough for the fused kernel: around its tiles of 256 rows and 128 columns, its stages of 64 values and its ring
+/// of four stages, with more tiles than the device has blocks.
+TEST_F(CudaLinearTest, GatedInOneKernel) {
+  for (const std::int64_t rows : {256, 257, 384, 511, 513})
+    for (const std::int64_t in : {8, 56, 64, 72, 192, 256, 320})
+      EXPECT_LT(gated_error(context_, {.rows = rows, .in = in, .out = 136, .bias = rows % 2 == 0}), kBound)
+          << rows << " " << in;
+  for (const std::int64_t out : {8, 64, 120, 128, 264})
+    EXPECT_LT(gated_error(context_, {.rows = 300, .in = 128, .out = out}), kBound) << out;
+  EXPECT_LT(gated_error(context_, {.rows = 5000, .in = 64, .out = 1024, .bias = true}), kBound);
+  // Long rows: the ring of stages turns many times within a tile.
+  for (const std::int64_t in : {1280, 2048, 2120})
+    EXPECT_LT(gated_error(context_, {.rows = 600, .in = in, .out = 1040}), kBound) << in;
+}
+
+TEST_F(CudaLinearTest, GatedFp8) {
+  if (!has_fp8(context_)) GTEST_SKIP() << "no fp8 arithmetic";
+  for (const std::int64_t rows : {64, 256, 321, 700})
+    for (const std::int64_t in : {16, 112, 128, 144, 640})
+      EXPECT_LT(gated_error(context_, {.rows = rows, .in = in, .out = 208, .bias = rows == 256, .fp8 = true}),
+                2 * kFp8Bound)
+          << rows << " " << in;
+  EXPECT_LT(gated_error(context_, {.rows = 600, .in = 2064, .out = 1040, .fp8 = true}), 2 * kFp8Bound);
 }
 
 TEST_F(CudaLinearTest, NotANumberPasses) {

@@ -123,6 +123,11 @@ TEST_F(Rows, EmbeddingIsExact) {
       embed(context_, {.table = table.view(), .ids = device_ids.as<std::int32_t>(), .out = out.view()});
       embed(cpu_, {.table = table.host(), .ids = ids.data(), .out = out.host()});
       EXPECT_EQ(out.download(context_), out.values);
+      DeviceRows narrow(context_, size, DType::kBF16, random);
+      embed(context_, {.table = table.view(), .ids = device_ids.as<std::int32_t>(), .out = narrow.view()});
+      embed(cpu_, {.table = table.host(), .ids = ids.data(), .out = narrow.host()});
+      round_to_bf16(narrow.values);
+      EXPECT_EQ(narrow.download(context_), narrow.values);
     }
 }
 

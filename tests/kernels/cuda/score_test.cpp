@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "device/cuda/cuda_device.h"
 #include "support/cuda.h"
 #include "support/random.h"
 #include "support/tables.h"
@@ -51,7 +52,8 @@ struct Layer {
 
 class CudaScore : public CudaTest {
  protected:
-  /// `hidden` lowers every row's log-sum-exp, as a pattern that hides keys of its own frame does.
+  /// Both kernels that the GPU has. `hidden` lowers every row's log-sum-exp, as a pattern that hides keys of its own
+  /// frame does.
   void expect_frames(const std::string& name, const HeadShape& shape, const FrameTable& table, float key_norm,
                      float hidden) {
     const Layer layer(context_, shape, table.rows, key_norm, random_);
@@ -70,8 +72,9 @@ class CudaScore : public CudaTest {
                        .local = local.data(),
                        .self = self.data()};
     frame_score(cpu_, p);
-    const Buffer out_local = poisoned(context_, count * 4);
-    const Buffer out_self = poisoned(context_, count * 4);
+    const std::vector<float> poison(static_cast<std::size_t>(count), std::numeric_limits<float>::quiet_NaN());
+    const Buffer out_local(context_, count * 4);
+    const Buffer out_self(context_, count * 4);
     p = {.shape = shape,
          .scale = layer.scale(),
          .table = &table,
@@ -80,14 +83,22 @@ class CudaScore : public CudaTest {
          .lse = device_lse.as<float>(),
          .local = out_local.as<float>(),
          .self = out_self.as<float>()};
-    frame_score(context_, p);
-    const auto got_local = to_host<float>(context_, out_local.data(), count);
-    const auto got_self = to_host<float>(context_, out_self.data(), count);
-    EXPECT_LE(nmse(got_local, local), kMostNmse) << name;
-    EXPECT_LE(nmse(got_self, self), kMostNmse) << name;
-    frame_score(context_, p);
-    EXPECT_EQ(to_host<float>(context_, out_local.data(), count), got_local) << "the same bits from run to run";
-    EXPECT_EQ(to_host<float>(context_, out_self.data(), count), got_self);
+    CudaDevice older = *context_.cuda;
+    older.capability = 80;
+    for (CudaDevice* device : {context_.cuda, &older}) {
+      Context context = context_;
+      context.cuda = device;
+      upload(context, out_local.data(), poison.data(), count * 4);
+      upload(context, out_self.data(), poison.data(), count * 4);
+      frame_score(context, p);
+      const auto got_local = to_host<float>(context_, out_local.data(), count);
+      const auto got_self = to_host<float>(context_, out_self.data(), count);
+      EXPECT_LE(nmse(got_local, local), kMostNmse) << name << ", kernel for " << device->capability;
+      EXPECT_LE(nmse(got_self, self), kMostNmse) << name << ", kernel for " << device->capability;
+      frame_score(context, p);
+      EXPECT_EQ(to_host<float>(context_, out_local.data(), count), got_local) << "the same bits from run to run";
+      EXPECT_EQ(to_host<float>(context_, out_self.data(), count), got_self);
+    }
   }
 
   /// Log-sum-exps of the window's rows; NaN elsewhere, where nobody may look.

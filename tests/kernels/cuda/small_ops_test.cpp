@@ -1,7 +1,6 @@
 #include <numeric>
 
 #include "kernels/permute_rows.h"
-#include "kernels/quantize.h"
 #include "kernels/random_bits.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope_table.h"
@@ -42,30 +41,6 @@ TEST_F(CudaSmallOpsTest, RandomBitsEqualTheCpus) {
       random_bits(context_, {out.data(), type, 1, cols, cols}, 0x1p-3F, 5);
       EXPECT_EQ(to_host<std::uint8_t>(context_, out.data(), bytes), expected) << name_of(type) << cols;
     }
-}
-
-TEST_F(CudaSmallOpsTest, QuantisesAsTheCpuDoes) {
-  std::mt19937 random(3);
-  for (const std::int64_t cols : {1, 7, 8, 24, 3584}) {
-    const std::int64_t rows = 5;
-    std::vector<float> in = normal_floats(rows * cols, random, 20);
-    std::fill_n(in.begin(), cols, 0.0F);
-    const std::vector<std::uint16_t> bits = round_to_bf16(in);
-    std::vector<std::uint8_t> expected(static_cast<std::size_t>(rows * cols));
-    std::vector<float> scales(static_cast<std::size_t>(rows));
-    const auto size = static_cast<std::int64_t>(expected.size());
-    quantize_rows(cpu_, {.in = {bits.data(), DType::kBF16, rows, cols, cols},
-                         .out = {expected.data(), DType::kFp8, rows, cols, cols},
-                         .scales = scales.data()});
-    const Buffer din = to_device(context_, bits);
-    const Buffer out = poisoned(context_, size);
-    const Buffer dscales = poisoned(context_, rows * 4);
-    quantize_rows(context_, {.in = {din.data(), DType::kBF16, rows, cols, cols},
-                             .out = {out.data(), DType::kFp8, rows, cols, cols},
-                             .scales = dscales.as<float>()});
-    EXPECT_EQ(to_host<float>(context_, dscales.data(), rows), scales);
-    EXPECT_EQ(to_host<std::uint8_t>(context_, out.data(), size), expected) << cols;
-  }
 }
 
 TEST_F(CudaSmallOpsTest, NormsRowsOfBf16) {

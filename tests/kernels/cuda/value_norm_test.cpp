@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <string>
 #include <vector>
 
+#include "device/cuda/cuda_device.h"
+#include "kernels/cuda/ops.h"
 #include "support/cuda.h"
 #include "support/random.h"
 #include "support/tables.h"
@@ -69,20 +72,33 @@ class CudaValueNorm : public CudaTest {
       const auto* head = device_v.as<std::uint16_t>() + h * table.rows * shape.head_dim;
       p.kv.heads.push_back({head, head, table.rows, shape.head_dim});
     }
-    const Buffer got[3] = {poisoned(context_, count * 4), poisoned(context_, count * 4), poisoned(context_, count * 4)};
     p.gram = grams.as<float>();
-    p.l2 = got[0].as<float>();
-    p.out = got[1].as<float>();
-    p.nov = got[2].as<float>();
-    value_norm(context_, p);
-    const auto host = [&](int i) { return to_host<float>(context_, got[i].data(), count); };
-    EXPECT_LE(nmse(host(0), l2), kMostNmse) << shape.head_dim << " dims";
-    EXPECT_LE(nmse(host(1), out), kMostNmse) << shape.head_dim << " dims";
-    EXPECT_LE(nmse(host(2), nov), kMostNmse) << shape.head_dim << " dims";
-    const std::vector<float> both = host(1);
-    p.l2 = p.nov = nullptr;
-    value_norm(context_, p);
-    EXPECT_EQ(host(1), both) << "alone or beside novelty";
+    CudaDevice older = *context_.cuda;
+    older.capability = 80;
+    for (CudaDevice* device : {context_.cuda, &older}) {
+      const std::string name =
+          std::to_string(shape.head_dim) + " dims, kernel for " + std::to_string(device->capability);
+      Context context = context_;
+      context.cuda = device;
+      const Buffer got[3] = {poisoned(context_, count * 4), poisoned(context_, count * 4),
+                             poisoned(context_, count * 4)};
+      const auto host = [&](int n) { return to_host<float>(context_, got[n].data(), count); };
+      p.packed = nullptr;
+      p.l2 = got[0].as<float>();
+      p.out = got[1].as<float>();
+      p.nov = got[2].as<float>();
+      value_norm(context, p);
+      EXPECT_LE(nmse(host(0), l2), kMostNmse) << name;
+      EXPECT_LE(nmse(host(1), out), kMostNmse) << name;
+      EXPECT_LE(nmse(host(2), nov), kMostNmse) << name;
+      const std::vector<float> both = host(1);
+      const Buffer packed = poisoned(context_, packed_gram_bytes(context, shape));
+      cuda::pack_gram(context, shape, p.gram, packed.data());
+      p.packed = packed.data();
+      p.l2 = p.nov = nullptr;
+      value_norm(context, p);
+      EXPECT_EQ(host(1), both) << "alone or beside novelty, packed before or in the call: " << name;
+    }
   }
   std::mt19937 random_{8};
 };
@@ -92,6 +108,7 @@ TEST_F(CudaValueNorm, RealShapesAndOddOnes) {
   const FrameTable grids = make_frame_table(25, {{1, 0, 0, 2, 3}, {7, 0, 1, 3, 2}, {13, 0, 2, 3, 2}});
   expect_norms({.heads = 28, .kv_heads = 4, .head_dim = 128}, clips, 3584, DType::kBF16);
   expect_norms({.heads = 14, .kv_heads = 2, .head_dim = 64}, clips, 896, DType::kBF16);
+  expect_norms({.heads = 16, .kv_heads = 1, .head_dim = 128}, grids, 500, DType::kBF16);
   expect_norms({.heads = 3, .kv_heads = 3, .head_dim = 80}, clips, 240, DType::kF32);
   for (const std::int64_t head_dim : {12, 16, 64, 100})
     expect_norms({.heads = 6, .kv_heads = 2, .head_dim = head_dim}, grids, 77, DType::kBF16);

@@ -1,0 +1,169 @@
+#pragma once
+
+#include "kernels/cuda/attention_sm90_wgmma.cuh"
+#include "kernels/cuda/frame_rows.h"
+
+/// Shared memory, barriers and the producer of the Hopper kernel for frame scores.
+namespace purekv::cuda::frames {
+
+inline constexpr int kTileRows = kCellTileRows;  ///< packed rows of an item: cells x heads of a group, cell-major
+inline constexpr int kPairRows = kTileRows / 2;  ///< of a pair of warpgroups
+inline constexpr int kWarpgroupRows = 64;
+inline constexpr int kConsumers = 512;  ///< threads, two pairs
+inline constexpr int kThreads = kConsumers + 128;
+inline constexpr int kStepKeys = 128;
+inline constexpr int kStages = 2;  ///< of keys
+inline constexpr int kSlots = 2;   ///< of queries
+inline constexpr int kBoxKeys = 32;
+
+struct Params {
+  CUtensorMap q, k;  ///< boxes of `cells` cells with a group's heads, of 32 keys
+  const CellTile* tiles;
+  unsigned* next;
+  int items;  ///< tiles x KV heads, heads innermost: neighbours in q
+  int kv_heads, group, cells;
+  float scale;       ///< to base-2 logits
+  const float* lse;  ///< [heads, rows] or null
+  float* local;      ///< [kv_heads, rows]
+  float* self;       ///< the same, or null
+  long long rows;
+};
+
+/// What the producer tells the consumers of an item.
+struct Item {
+  int start;       ///< prompt row of the frame's first cell
+  int first, end;  ///< cells; none: there are no more items
+  int head;        ///< KV head
+};
+
+/// An item's loads of keys. The first pass takes steps in order; the second begins with the last two, which are still
+/// there, and goes down: load n is of step n, then of 2 * steps - 3 - n.
+struct KeyLoads {
+  int steps;
+  __device__ explicit KeyLoads(const Item& item) : steps((item.end + kStepKeys - 1) / kStepKeys) {}
+  __device__ int count() const { return steps + second(); }
+  __device__ int second() const { return max(steps - 2, 0); }  ///< the second pass's first load
+  __device__ int step(int load) const { return load < steps ? load : 2 * steps - 3 - load; }
+};
+
+/// Every operand is chunks of 64 dims (128 bytes a row), 128-byte swizzle.
+template <int D>
+struct Layout {
+  static constexpr int kChunks = D / 64;
+  static constexpr int kQChunk = kTileRows * 128;
+  static constexpr int kChunk = kStepKeys * 128;
+  static constexpr int kKeys = kSlots * kChunks * kQChunk;
+  static constexpr int kTables = kKeys + kStages * kChunks * kChunk;
+  static constexpr int kItems = kTables + kSlots * kTileRows * static_cast<int>(sizeof(float2));
+  static constexpr int kBarriers = kItems + kSlots * static_cast<int>(sizeof(Item));
+  static constexpr int kBytes = kBarriers + 2 * (kSlots + kStages) * 8;
+  /// The dynamic segment may begin 16-byte aligned; the swizzle needs 1024.
+  static constexpr int kTaken = kBytes + 1024;
+};
+
+/// Queries come in slots, by number of item; keys in stages, by number of load.
+template <int D>
+struct Shared {
+  using L = Layout<D>;
+  unsigned char* base;
+  std::uint32_t address;
+
+  __device__ explicit Shared(unsigned char* raw) {
+    const std::uint32_t at = hopper::shared_address(raw);
+    base = raw + ((1024 - (at & 1023)) & 1023);
+    address = hopper::shared_address(base);
+  }
+  __device__ std::uint32_t queries(unsigned item) const { return address + item % kSlots * L::kChunks * L::kQChunk; }
+  __device__ std::uint32_t keys(unsigned load) const {
+    return address + L::kKeys + load % kStages * L::kChunks * L::kChunk;
+  }
+  /// [kTileRows]: log-sum-exps, negative, of a row over its frame and over all it sees. A warpgroup may be an item
+  /// ahead of the other of its pair.
+  __device__ float2* table(unsigned item) const {
+    return reinterpret_cast<float2*>(base + L::kTables) + item % kSlots * kTileRows;
+  }
+  __device__ Item* item(unsigned n) const { return reinterpret_cast<Item*>(base + L::kItems) + n % kSlots; }
+  __device__ std::uint32_t q_full(unsigned item) const { return address + L::kBarriers + item % kSlots * 8; }
+  __device__ std::uint32_t q_empty(unsigned item) const { return q_full(item) + kSlots * 8; }
+  __device__ std::uint32_t k_full(unsigned load) const {
+    return address + L::kBarriers + 2 * kSlots * 8 + load % kStages * 8;
+  }
+  __device__ std::uint32_t k_empty(unsigned load) const { return k_full(load) + kStages * 8; }
+
+  /// One thread. Full barriers are completed by the producer's bytes, empty ones by every consumer warp.
+  __device__ void init_barriers() const {
+    for (unsigned slot = 0; slot < kSlots; ++slot) {
+      hopper::barrier_init(q_full(slot), 1);
+      hopper::barrier_init(q_empty(slot), kConsumers / 32);
+    }
+    for (unsigned stage = 0; stage < kStages; ++stage) {
+      hopper::barrier_init(k_full(stage), 1);
+      hopper::barrier_init(k_empty(stage), kConsumers / 32);
+    }
+    hopper::barrier_init_fence();
+  }
+};
+
+/// One thread that hands out items and lets the copy engine fetch their rows.
+template <int D>
+class Producer {
+ public:
+  using L = Layout<D>;
+  __device__ Producer(const Params& params, const Shared<D>& shared) : p_(params), s_(shared) {}
+
+  /// The first item is the block's own. An item's queries are on their way while the one before is scored.
+  __device__ void run() {
+    int index = static_cast<int>(blockIdx.x);
+    unsigned n = 0;
+    for (; index < p_.items; ++n) {
+      const int next = take();
+      const CellTile tile = p_.tiles[index / p_.kv_heads];
+      const Item item{tile.start, tile.first, tile.end, index % p_.kv_heads};
+      load_queries(item, n);
+      load_keys(item);
+      index = next;
+    }
+    hopper::barrier_wait(s_.q_empty(n), n / kSlots % 2 ^ 1U);
+    s_.item(n)->end = 0;
+    hopper::barrier_arrive(s_.q_full(n));
+  }
+
+ private:
+  /// Every block asks until it is told no, once: the last answer of all is known by its number, and clears the counter.
+  __device__ int take() const {
+    const auto count = static_cast<unsigned>(p_.items);
+    const unsigned taken = atomicAdd(p_.next, 1U);
+    if (taken + 1 == count) *p_.next = 0;
+    return static_cast<int>(min(taken + gridDim.x, count));
+  }
+
+  /// The box may reach into rows behind the item's; nobody looks at these.
+  __device__ void load_queries(const Item& item, unsigned n) const {
+    hopper::barrier_wait(s_.q_empty(n), n / kSlots % 2 ^ 1U);
+    *s_.item(n) = item;
+    hopper::barrier_expect(s_.q_full(n), L::kChunks * p_.cells * p_.group * 128);
+    for (int chunk = 0; chunk < L::kChunks; ++chunk)
+      hopper::load_box(s_.queries(n) + chunk * L::kQChunk, &p_.q, s_.q_full(n), chunk * 64, item.head * p_.group,
+                       item.start + item.first);
+  }
+
+  __device__ void load_keys(const Item& item) {
+    const KeyLoads loads(item);
+    for (int n = 0; n < loads.count(); ++n, ++loads_) {
+      hopper::barrier_wait(s_.k_empty(loads_), loads_ / kStages % 2 ^ 1U);
+      const int first = loads.step(n) * kStepKeys;
+      const int boxes = (min(item.end - first, kStepKeys) + kBoxKeys - 1) / kBoxKeys;
+      hopper::barrier_expect(s_.k_full(loads_), boxes * L::kChunks * kBoxKeys * 128);
+      for (int box = 0; box < boxes; ++box)
+        for (int chunk = 0; chunk < L::kChunks; ++chunk)
+          hopper::load_box(s_.keys(loads_) + chunk * L::kChunk + box * kBoxKeys * 128, &p_.k, s_.k_full(loads_),
+                           chunk * 64, item.start + first + box * kBoxKeys, item.head);
+    }
+  }
+
+  const Params& p_;
+  const Shared<D>& s_;
+  unsigned loads_ = 0;
+};
+
+}  // namespace purekv::cuda::frames
