@@ -14,8 +14,9 @@ using bf16 = __nv_bfloat16;
 
 constexpr int kRows = 64;       ///< of a window at most
 constexpr int kBlockHeads = 2;  ///< heads of a block: they share the angles
-constexpr int kThreads = 128;   ///< two warps a head, 32 query rows each
-constexpr int kWarpRows = 32;
+constexpr int kWarpRows = 16;   ///< query rows of a warp
+constexpr int kThreads = kBlockHeads * kRows / kWarpRows * 32;
+constexpr int kTiles = kWarpRows / 16;
 constexpr int kBlocks = 3;  ///< of a multiprocessor: some load while others compute
 
 /// Rows [first, first + count) that see each other and nothing else.
@@ -67,7 +68,7 @@ __device__ void load_part(const WindowArgs& args, const Place& place, int part, 
   constexpr int kRowUnits = kBlockHeads * L::kUnits;
   const bf16* base =
       args.qkv + place.window.first * args.qkv_stride + (static_cast<std::int64_t>(part) * args.heads + place.head) * D;
-#pragma unroll 5
+#pragma unroll 3
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kRowUnits; i += kThreads) {
     const int row = i / kRowUnits;
     const int unit = i % kRowUnits;
@@ -124,7 +125,7 @@ struct Angles {
   }
 };
 
-/// 32 query rows of one head, a warp: two blocks of 16 rows share what is read of k and v.
+/// kWarpRows query rows of one head, in tiles of 16 that share what is read of k and v.
 template <int D>
 class Warp {
  public:
@@ -133,12 +134,12 @@ class Warp {
       : q_(shared + L::at(0, head, first)), k_(shared + L::at(1, head, 0)), v_(shared + L::at(2, head, 0)) {}
 
   __device__ void attend(float scale_log2, int keys) {
-    float s[2][kRows / 8][4] = {};
+    float s[kTiles][kRows / 8][4] = {};
     multiply_keys(s);
-    std::uint32_t p[2][kRows / 16][4];
-    float inverse[2][2];
+    std::uint32_t p[kTiles][kRows / 16][4];
+    float inverse[kTiles][2];
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < kTiles; ++m) {
       soften(s[m], scale_log2, keys, inverse[m]);
 #pragma unroll
       for (int n = 0; n < kRows / 8; ++n) {
@@ -146,7 +147,7 @@ class Warp {
         p[m][n / 2][n % 2 * 2 + 1] = pack_bf16(s[m][n][2], s[m][n][3]);
       }
     }
-    float o[2][D / 8][4] = {};
+    float o[kTiles][D / 8][4] = {};
     multiply_values(p, o);
     write(o, inverse);
   }
@@ -164,22 +165,22 @@ class Warp {
 
  private:
   /// s = Q K^T.
-  __device__ void multiply_keys(float (&s)[2][kRows / 8][4]) const {
+  __device__ void multiply_keys(float (&s)[kTiles][kRows / 8][4]) const {
     const int half = lane_ / 8 % 2 * 8;
     const int quarter = lane_ / 16 * 8;
     const std::uint32_t q = shared_address(q_ + (lane_ % 8 + half) * L::kStride + quarter);
     const std::uint32_t k = shared_address(k_ + (lane_ % 8 + quarter) * L::kStride + half);
 #pragma unroll
     for (int d = 0; d < D / 16; ++d) {
-      std::uint32_t a[2][4];
+      std::uint32_t a[kTiles][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) ldmatrix_x4(a[m], q + m * kSixteenRows + d * 32);
+      for (int m = 0; m < kTiles; ++m) ldmatrix_x4(a[m], q + m * kSixteenRows + d * 32);
 #pragma unroll
       for (int n = 0; n < kRows / 16; ++n) {
         std::uint32_t b[4];
         ldmatrix_x4(b, k + n * kSixteenRows + d * 32);
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < kTiles; ++m) {
           mma_bf16(s[m][2 * n], a[m], b[0], b[1]);
           mma_bf16(s[m][2 * n + 1], a[m], b[2], b[3]);
         }
@@ -217,7 +218,7 @@ class Warp {
   }
 
   /// o = P V.
-  __device__ void multiply_values(const std::uint32_t (&p)[2][kRows / 16][4], float (&o)[2][D / 8][4]) const {
+  __device__ void multiply_values(const std::uint32_t (&p)[kTiles][kRows / 16][4], float (&o)[kTiles][D / 8][4]) const {
     const std::uint32_t v = shared_address(v_ + (lane_ % 16) * L::kStride + lane_ / 16 * 8);
 #pragma unroll
     for (int k = 0; k < kRows / 16; ++k)
@@ -226,7 +227,7 @@ class Warp {
         std::uint32_t b[4];
         ldmatrix_x4_trans(b, v + k * kSixteenRows + n * 32);
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < kTiles; ++m) {
           mma_bf16(o[m][2 * n], p[m][k], b[0], b[1]);
           mma_bf16(o[m][2 * n + 1], p[m][k], b[2], b[3]);
         }
@@ -234,10 +235,10 @@ class Warp {
   }
 
   /// Over the warp's own queries, which nobody else reads.
-  __device__ void write(const float (&o)[2][D / 8][4], const float (&inverse)[2][2]) const {
+  __device__ void write(const float (&o)[kTiles][D / 8][4], const float (&inverse)[kTiles][2]) const {
     __syncwarp();
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kTiles; ++m)
 #pragma unroll
       for (int n = 0; n < D / 8; ++n)
 #pragma unroll

@@ -15,7 +15,7 @@ namespace {
 
 constexpr double kTolerance = 5e-5;  ///< NMSE; q, k, probabilities and the result are rounded to bf16
 
-class RopeAttention : public CudaTest {
+class CudaRopeAttention : public CudaTest {
  protected:
   /// A fused projection on both sides, `pad` elements behind each row.
   struct Problem {
@@ -83,7 +83,7 @@ class RopeAttention : public CudaTest {
   std::mt19937 random_{11};
 };
 
-TEST_F(RopeAttention, WindowsAndWholeSlicesFollowTheCpu) {
+TEST_F(CudaRopeAttention, WindowsAndWholeSlicesFollowTheCpu) {
   const std::vector<std::int32_t> windows = {0, 64, 128, 160, 161, 193, 257, 281, 297, 330, 393};
   const std::vector<std::int32_t> slices = {0, 65, 130, 400};
   for (const std::vector<std::int32_t>& starts : {windows, slices, {0, 1}, {0, 64}, {0, 16, 32, 48}})
@@ -96,7 +96,7 @@ TEST_F(RopeAttention, WindowsAndWholeSlicesFollowTheCpu) {
 }
 
 /// Sharp softmax, and the same bits again on the same inputs.
-TEST_F(RopeAttention, LargeLogitsAndSameBits) {
+TEST_F(CudaRopeAttention, LargeLogitsAndSameBits) {
   const std::vector<std::int32_t> starts = {0, 64, 100, 164};
   Problem p = make(4, 80, starts.back(), 0);
   for (float& x : p.qkv) x *= 6;
@@ -107,7 +107,7 @@ TEST_F(RopeAttention, LargeLogitsAndSameBits) {
 }
 
 /// A NaN reaches the rows that see it and no others, neither does what lies behind a short window.
-TEST_F(RopeAttention, NaNStaysInItsWindow) {
+TEST_F(CudaRopeAttention, NaNStaysInItsWindow) {
   const std::vector<std::int32_t> starts = {0, 40, 104};
   for (const std::int64_t part : {0, 1, 2}) {
     Problem p = make(2, 80, starts.back(), 0);
