@@ -61,7 +61,7 @@ bool run_any(const Context& context, const GemvParams& p, bool only_ask) {
   const bool one_tile = p.tokens <= kGemvTokens;
   // Several tokens that are used as they are pass with the weights: that needs no pass over them before the product.
   // Beside fp8 weights they would be the larger part of what passes, so there only where they do not fit.
-  const bool passes = !kGated && !p.x_wide;
+  const bool passes = !kGated && !p.x_wide && p.norm == nullptr;
   if (!passes || p.tokens == 1 || kType == GemvWeight::kFp8)
     if (one_tile ? run<kType, kGated, 1, false>(context, p, only_ask)
                  : run<kType, kGated, 2, false>(context, p, only_ask))
@@ -77,8 +77,6 @@ bool try_gemv(const Context& context, const LinearParams& p, bool only_ask) {
   if (p.x.rows < 1 || p.x.rows > kGemvMostTokens || !operand_fits(p.w) || !rows_aligned(p.x)) return false;
   if (p.norm.weight != nullptr && !aligned(p.norm.weight, 0)) return false;
   PUREKV_ASSERT(p.x.cols == p.w.weight.cols && p.out.cols == p.w.weight.rows && p.out.rows == p.x.rows);
-  PUREKV_ASSERT(p.norm.weight == nullptr || p.x.dtype == DType::kF32);
-  PUREKV_ASSERT(!p.accumulate || p.out.dtype == DType::kF32);
   GemvParams params = make_params(p.x, p.norm, p.w, p.out);
   params.accumulate = p.accumulate;
   return p.w.weight.dtype == DType::kFp8 ? run_any<GemvWeight::kFp8, false>(context, params, only_ask)
@@ -92,7 +90,6 @@ bool try_gated(const Context& context, const GatedLinearParams& p, bool only_ask
   if (p.norm.weight != nullptr && !aligned(p.norm.weight, 0)) return false;
   PUREKV_ASSERT(p.x.cols == p.gate.weight.cols && p.out.cols == p.gate.weight.rows && p.out.rows == p.x.rows);
   PUREKV_ASSERT(p.up.weight.rows == p.gate.weight.rows && p.up.weight.cols == p.gate.weight.cols);
-  PUREKV_ASSERT(p.norm.weight == nullptr || p.x.dtype == DType::kF32);
   GemvParams params = make_params(p.x, p.norm, p.gate, p.out);
   params.weight[1] = static_cast<const std::byte*>(p.up.weight.data);
   params.bias[1] = p.up.bias;

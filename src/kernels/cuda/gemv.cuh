@@ -167,7 +167,8 @@ __device__ inline void store_sum(const GemvParams& p, int token, int row, float 
     float* out = static_cast<float*>(p.out) + at;
     *out = p.accumulate ? *out + value : value;
   } else {
-    static_cast<__nv_bfloat16*>(p.out)[at] = __float2bfloat16_rn(value);
+    __nv_bfloat16* out = static_cast<__nv_bfloat16*>(p.out) + at;
+    *out = __float2bfloat16_rn(p.accumulate ? __bfloat162float(*out) + value : value);
   }
 }
 

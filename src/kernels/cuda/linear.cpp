@@ -18,15 +18,6 @@ GatedProduct product_of(const Operand& operand, const GatedLinearParams& p) {
 
 }  // namespace
 
-bool streams(const Context& context, const LinearParams& p) {
-  if (p.norm.weight != nullptr && p.x.dtype != DType::kF32) return false;
-  return (!p.accumulate || p.out.dtype == DType::kF32) && gemv_takes(context, p);
-}
-
-bool streams(const Context& context, const GatedLinearParams& p) {
-  return (p.norm.weight == nullptr || p.x.dtype == DType::kF32) && gated_gemv_takes(context, p);
-}
-
 Operand take_quantized(const Context& context, std::int64_t rows, std::int64_t cols) {
   Operand operand;
   operand.quantized = Matrix(context, DType::kFp8, rows, cols);
@@ -85,13 +76,13 @@ void multiply_gated(const Context& context, const Operand& operand, const GatedL
 }
 
 void linear(const Context& context, const LinearParams& p) {
-  if (streams(context, p)) return gemv(context, p);
+  if (gemv_takes(context, p)) return gemv(context, p);
   const Operand operand = prepare(context, p.x, p.norm, p.w.weight.dtype);
   multiply(context, operand, p.w, p.out, p.accumulate);
 }
 
 void gated_linear(const Context& context, const GatedLinearParams& p) {
-  if (streams(context, p)) return gated_gemv(context, p);
+  if (gated_gemv_takes(context, p)) return gated_gemv(context, p);
   const Operand operand = prepare(context, p.x, p.norm, p.gate.weight.dtype);
   multiply_gated(context, operand, p);
 }

@@ -12,7 +12,7 @@ void mlp(const Context& context, const MlpParams& p) {
   const MatrixView up = p.up_work.slice(0, p.x.rows);
   const GatedLinearParams gated{.x = p.x, .norm = p.norm, .gate = p.gate, .up = p.up, .out = gate, .work = up};
   const LinearParams down{.x = gate, .norm = {}, .w = p.down, .out = p.out, .accumulate = true};
-  if (streams(context, gated)) {
+  if (gated_gemv_takes(context, gated)) {
     gated_gemv(context, gated);
     return purekv::cuda::linear(context, down);
   }

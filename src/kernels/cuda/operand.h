@@ -14,10 +14,6 @@ struct Operand {
   ConstMatrixView x;
 };
 
-/// Whether few rows stream their weights: gemv() norms and accumulates in float32 only.
-bool streams(const Context& context, const LinearParams& params);
-bool streams(const Context& context, const GatedLinearParams& params);
-
 /// Normed where asked, then rounded to bf16 or scaled to fp8.
 Operand prepare(const Context& context, const ConstMatrixView& x, const NormOperand& norm, DType type);
 

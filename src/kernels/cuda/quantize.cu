@@ -16,8 +16,7 @@ struct RowsSource {
   ConstMatrixView x;
 
   __device__ Raw load(std::int64_t row, int unit) const { return load_raw(row_of<T>(x, row) + unit * kUnit); }
-  __device__ Unit make(const Raw& raw) const { return raw; }
-  __device__ void values(const Unit& at, int, float (&v)[kUnit], float&) const { widen_unit(at, v); }
+  __device__ Unit make(const Raw& raw, int, float&) const { return raw; }
   __device__ float element(std::int64_t row, std::int64_t i, float&) const {
     return static_cast<float>(row_of<T>(x, row)[i]);
   }

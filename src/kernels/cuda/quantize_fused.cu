@@ -18,7 +18,7 @@ struct SwigluSource {
     return {load_raw(row_of<__nv_bfloat16>(gate, row) + unit * kUnit),
             load_raw(row_of<__nv_bfloat16>(up, row) + unit * kUnit)};
   }
-  __device__ Unit make(const Raw& raw) const {
+  __device__ Unit make(const Raw& raw, int, float&) const {
     float x[kUnit];
     float y[kUnit];
     widen_unit(raw.gate, x);
@@ -27,7 +27,6 @@ struct SwigluSource {
     for (int i = 0; i < kUnit; ++i) x[i] = silu(x[i]) * y[i];
     return {pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
   }
-  __device__ void values(const Unit& at, int, float (&v)[kUnit], float&) const { widen_unit(at, v); }
   __device__ float element(std::int64_t row, std::int64_t i, float&) const {
     const float g = __bfloat162float(row_of<__nv_bfloat16>(gate, row)[i]);
     const float u = __bfloat162float(row_of<__nv_bfloat16>(up, row)[i]);
@@ -35,28 +34,29 @@ struct SwigluSource {
   }
 };
 
-/// A residual stream's rows times the norm's weight: 2 or 4 bytes, 3 FLOPs an element. The weights come from the
-/// first-level cache, twice: waiting in registers they would cost twice what a bf16 row does.
+/// A residual stream's rows times the norm's weight: 2 or 4 bytes, 3 FLOPs an element; the weights come from the
+/// caches.
 template <class T>
 struct NormSource {
   static constexpr bool kNorm = true;
   using Raw = RawUnit<T>;
-  using Unit = Raw;
+  using Unit = WideUnit;
   ConstMatrixView x;
   const float* weight;
   float eps;
 
   __device__ Raw load(std::int64_t row, int unit) const { return load_raw(row_of<T>(x, row) + unit * kUnit); }
-  __device__ Unit make(const Raw& raw) const { return raw; }
-  __device__ void values(const Unit& at, int unit, float (&v)[kUnit], float& squares) const {
+  __device__ Unit make(const Raw& raw, int unit, float& squares) const {
     float w[kUnit];
     load_unit(weight + unit * kUnit, w);
-    widen_unit(at, v);
+    Unit out;
+    widen_unit(raw, out.x);
 #pragma unroll
     for (int i = 0; i < kUnit; ++i) {
-      squares += v[i] * v[i];
-      v[i] *= w[i];
+      squares += out.x[i] * out.x[i];
+      out.x[i] *= w[i];
     }
+    return out;
   }
   __device__ float element(std::int64_t row, std::int64_t i, float& squares) const {
     const auto value = static_cast<float>(row_of<T>(x, row)[i]);

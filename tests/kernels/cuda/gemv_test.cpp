@@ -100,7 +100,8 @@ class CudaGemv : public CudaTest {
     Input x(context_, c, random);
     const Weight w(context_, c, random);
     std::vector<float> expected = normal_floats(c.rows * c.out, random);
-    const Buffer out = c.accumulate ? to_device(context_, expected) : poisoned(context_, c.rows * c.out * 4);
+    Buffer out = poisoned(context_, c.rows * c.out * 4);
+    if (c.accumulate) out = c.wide_out ? to_device(context_, expected) : to_device(context_, round_to_bf16(expected));
     LinearParams p;
     p.x = x.device(c);
     p.norm = x.device_norm(c);
@@ -153,9 +154,12 @@ TEST_F(CudaGemv, MatchesTheCpu) {
     check({.rows = rows, .in = 3584, .out = 300, .wide_out = true, .accumulate = true});
     check({.rows = rows, .in = 200, .out = 77, .wide_x = true, .wide_out = true, .bias = true});
     check({.rows = rows, .in = 8, .out = 1});
+    check({.rows = rows, .in = 3584, .out = 72, .norm = true, .bias = true});
+    check({.rows = rows, .in = 1032, .out = 40, .accumulate = true});
     check({.rows = rows, .in = 18944, .out = 40, .wide_out = true, .accumulate = true});
     check_gated({.rows = rows, .in = 512, .out = 1000, .norm = true, .wide_x = true, .bias = true});
     check_gated({.rows = rows, .in = 1032, .out = 5});
+    check_gated({.rows = rows, .in = 1032, .out = 40, .norm = true});
   }
 }
 
@@ -165,7 +169,9 @@ TEST_F(CudaGemv, Fp8WeightsMatchTheCpu) {
     check({.rows = rows, .in = 512, .out = 1000, .norm = true, .wide_x = true, .bias = true, .fp8 = true});
     check({.rows = rows, .in = 208, .out = 33, .wide_x = true, .wide_out = true, .fp8 = true});
     check({.rows = rows, .in = 18944, .out = 40, .wide_out = true, .accumulate = true, .fp8 = true});
+    check({.rows = rows, .in = 1040, .out = 72, .norm = true, .accumulate = true, .fp8 = true});
     check_gated({.rows = rows, .in = 1040, .out = 77, .norm = true, .wide_x = true, .bias = true, .fp8 = true});
+    check_gated({.rows = rows, .in = 1040, .out = 40, .norm = true, .fp8 = true});
   }
 }
 
