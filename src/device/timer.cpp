@@ -21,10 +21,16 @@ void Timer::start() {
   begin_ = Clock::now();
 }
 
-double Timer::stop_ms() {
+void Timer::stop() {
   if constexpr (kHasCuda)
     if (events_) return cuda::record_stop(*context_.cuda, events_->pair);
-  return ms_since(begin_);
+  host_ms_ = ms_since(begin_);
+}
+
+double Timer::ms() const {
+  if constexpr (kHasCuda)
+    if (events_) return cuda::elapsed_ms(events_->pair);
+  return host_ms_;
 }
 
 }  // namespace purekv

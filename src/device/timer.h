@@ -7,7 +7,7 @@
 
 namespace purekv {
 
-/// Time that the device spends on what is queued between start() and stop_ms(), by the device's own clock.
+/// Time that the device spends on what is queued between start() and stop(), by the device's own clock.
 class Timer {
  public:
   explicit Timer(const Context& context);
@@ -15,13 +15,20 @@ class Timer {
   Timer(const Timer&) = delete;
   Timer& operator=(const Timer&) = delete;
   void start();
-  /// Waits for the device; milliseconds since start().
-  [[nodiscard]] double stop_ms();
+  /// Does not wait for the device.
+  void stop();
+  /// Milliseconds from start() to stop(); waits for the device to reach it.
+  [[nodiscard]] double ms() const;
+  [[nodiscard]] double stop_ms() {
+    stop();
+    return ms();
+  }
 
  private:
   struct Events;
   Context context_;
   Clock::time_point begin_;
+  double host_ms_ = 0;
   std::unique_ptr<Events> events_;
 };
 

@@ -35,17 +35,19 @@ void MediaEncoder::read_slice(ClipSource& source, std::int64_t step, const Matri
   check_stop();
   const auto begin = Clock::now();
   read_frames(source, step, frames_);
-  media_ms_ += ms_since(begin);
   std::vector<const std::uint8_t*> pointers;
   pointers.reserve(frames_.size());
   for (const auto& frame : frames_) pointers.push_back(frame.data());
   const ClipInfo& clip = source.info();
-  patchify(model_.config.preprocess, {.frames = pointers, .height = clip.height, .width = clip.width, .out = patches});
+  patchify(model_.config.preprocess, {.frames = pointers,
+                                      .height = clip.height,
+                                      .width = clip.width,
+                                      .out = patches,
+                                      .threads = model_.context.threads});
+  media_ms_ += ms_since(begin);
 }
 
 void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* pixels) {
-  const auto begin = Clock::now();
-  const double media_before = media_ms_;
   const ClipInfo& clip = source.info();
   const VisionConfig& vision = model_.config.vision;
   const std::int64_t cells = static_cast<std::int64_t>(clip.grid_h / vision.merge) * (clip.grid_w / vision.merge);
@@ -62,11 +64,15 @@ void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* 
     for (std::int64_t i = 0; i < count; ++i) read_slice(source, t + i, host.slice(i * rows, rows));
     if (pixels != nullptr) pixels->write(host.data, bytes);
     upload(model_.context, patches.view().data, host.data, bytes);
+    Timer& timer = timers_.emplace_back(model_.context);
+    timer.start();
     tower_.encode(clip.grid_h, clip.grid_w, count, patches.slice(0, host.rows), out.slice(t * cells, count * cells));
+    timer.stop();
     if (progress_.step) progress_.step("vision", t + count, clip.grid_t);
   }
   synchronize(model_.context);
-  vision_ms_ += ms_since(begin) - (media_ms_ - media_before);
+  for (const Timer& timer : timers_) vision_ms_ += timer.ms();
+  timers_.clear();
 }
 
 std::shared_ptr<const EncodedMedia> encode_media(const LoadedModel& model,

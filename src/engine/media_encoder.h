@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <vector>
 
 #include "device/buffer.h"
+#include "device/timer.h"
 #include "engine/state.h"
 #include "engine/trace.h"
 #include "model/vision_tower.h"
@@ -16,7 +18,7 @@ namespace purekv {
 struct EncodedMedia {
   std::vector<ClipInfo> media;
   Matrix rows;                         ///< [visual rows of all media, hidden] context.activation()
-  double media_ms = 0, vision_ms = 0;  ///< what decoding and the tower took
+  double media_ms = 0, vision_ms = 0;  ///< as MediaEncoder counts them
 };
 
 /// Decodes media and runs the tower over them, as many token-frames at a time as fill the device: while a GPU works on
@@ -29,6 +31,7 @@ class MediaEncoder {
   /// Throws Error(kInput) where the source ends early, Error(kInterrupted) where the caller asks for it.
   void encode(ClipSource& source, const MatrixView& out, NpyWriter* pixels);
 
+  /// Until frames are patches (host), and the tower's time on its device. On a GPU the two overlap.
   [[nodiscard]] double media_ms() const { return media_ms_; }
   [[nodiscard]] double vision_ms() const { return vision_ms_; }
 
@@ -43,6 +46,7 @@ class MediaEncoder {
   VisionTower tower_;
   Frames frames_;
   std::vector<float> staging_;  ///< patches of some slices on their way to the device
+  std::deque<Timer> timers_;    ///< of the tower, one a part of a clip
   double media_ms_ = 0, vision_ms_ = 0;
 };
 

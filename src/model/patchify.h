@@ -12,7 +12,8 @@ namespace purekv {
 struct PatchifyParams {
   std::span<const std::uint8_t* const> frames;  ///< [temporal_patch]
   std::int64_t height = 0, width = 0;           ///< pixels, multiples of patch * merge
-  MatrixView out;                               ///< [grid_h * grid_w, patch_values] float32
+  MatrixView out;                               ///< [grid_h * grid_w, patch_values] float32, host memory
+  int threads = 1;
 };
 
 /// Normalised pixels in the tower's layout (docs/model.md): rows in merge-block order, columns

@@ -115,9 +115,12 @@ void wait_for_start(const std::shared_ptr<void>& events) {
   cuda_check(cudaEventSynchronize(static_cast<const Events*>(events.get())->start), "waiting for the GPU");
 }
 
-double record_stop(CudaDevice& device, const std::shared_ptr<void>& events) {
+void record_stop(CudaDevice& device, const std::shared_ptr<void>& events) {
+  cuda_check(cudaEventRecord(static_cast<Events*>(events.get())->stop, device.stream), "recording an event");
+}
+
+double elapsed_ms(const std::shared_ptr<void>& events) {
   const auto* pair = static_cast<const Events*>(events.get());
-  cuda_check(cudaEventRecord(pair->stop, device.stream), "recording an event");
   cuda_check(cudaEventSynchronize(pair->stop), "waiting for the GPU");
   float ms = 0;
   cuda_check(cudaEventElapsedTime(&ms, pair->start, pair->stop), "reading an event");

@@ -22,10 +22,11 @@ void synchronize(CudaDevice& device);
 std::shared_ptr<void> capture(CudaDevice& device, const std::function<void()>& body);
 void launch(CudaDevice& device, const std::shared_ptr<void>& graph);
 
-/// Two events; stop waits and returns milliseconds.
+/// Two events; elapsed_ms waits for the second.
 std::shared_ptr<void> make_events();
 void record_start(CudaDevice& device, const std::shared_ptr<void>& events);
 void wait_for_start(const std::shared_ptr<void>& events);
-double record_stop(CudaDevice& device, const std::shared_ptr<void>& events);
+void record_stop(CudaDevice& device, const std::shared_ptr<void>& events);
+double elapsed_ms(const std::shared_ptr<void>& events);
 
 }  // namespace purekv::cuda
