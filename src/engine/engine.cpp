@@ -14,6 +14,7 @@
 #include "engine/prompt.h"
 #include "engine/state.h"
 #include "kernels/attention.h"
+#include "kernels/mlp.h"
 
 namespace purekv {
 
@@ -80,8 +81,9 @@ Context make_context(const EngineOptions& options) {
 
 std::int64_t resolve_chunk(const Context& context, const AskOptions& options) {
   constexpr std::int64_t kCpuRows = 512;
+  constexpr std::int64_t kGpuRows = 33792;  // 32k tokens of video and their text in one piece
   if (options.prefill_chunk > 0) return options.prefill_chunk;
-  return context.backend == Backend::kCuda ? context.rows_at_once() : kCpuRows;
+  return context.backend == Backend::kCuda ? kGpuRows : kCpuRows;
 }
 
 std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers) {
@@ -105,7 +107,11 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   // cos and sin, log-sum-exp in float32; hidden rows, queries and attended rows as between two operations.
   const std::int64_t a_row =
       kFloat * (config.heads.head_dim + config.heads.heads) + between * (config.hidden + 2 * width);
-  const std::int64_t row_wise = between * std::min(chunk, rows) * (config.hidden + qkv + 2 * config.ffn);
+  // fp8 weights read the inner rows in one byte more.
+  const std::int64_t at_once = std::min(chunk, rows);
+  const bool stores_up = mlp_stores_up(context, at_once, config.hidden, config.ffn);
+  const std::int64_t inner = stores_up ? 2 * between * config.ffn : (between + 1) * config.ffn;
+  const std::int64_t row_wise = at_once * (between * (config.hidden + qkv) + inner);
   const std::int64_t kv_row = kv_row_bytes(context, config);
   return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;
 }

@@ -42,7 +42,8 @@ struct GatedLinearParams {
   NormOperand norm;
   LinearOperand gate, up;  ///< [ffn, in]
   MatrixView out;          ///< [rows, ffn] context.activation()
-  MatrixView work;         ///< [rows, ffn] the same: holds x U^T where it has to be stored
+  MatrixView work;         ///< [rows, ffn] the same: holds x U^T where it has to be stored; a GPU's has no memory where
+                           ///< one kernel makes both halves (mlp.h)
 };
 
 void gated_linear(const Context& context, const GatedLinearParams& params);

@@ -13,4 +13,10 @@ void mlp(const Context& context, const MlpParams& p) {
   linear(context, {.x = gate, .norm = {}, .w = p.down, .out = p.out, .accumulate = true});
 }
 
+bool mlp_stores_up(const Context& context, std::int64_t rows, std::int64_t hidden, std::int64_t ffn) {
+  if constexpr (kHasCuda)
+    if (context.backend == Backend::kCuda) return !cuda::gated_in_one(context, rows, hidden, ffn);
+  return true;
+}
+
 }  // namespace purekv

@@ -10,12 +10,15 @@ struct MlpParams {
   NormOperand norm;
   LinearOperand gate, up;         ///< [ffn, hidden]
   LinearOperand down;             ///< [hidden, ffn]
-  MatrixView gate_work, up_work;  ///< [rows, ffn] context.activation()
+  MatrixView gate_work, up_work;  ///< [rows, ffn] context.activation(); up_work only where mlp_stores_up
   MatrixView out;                 ///< [rows, hidden] the residual stream; may be x
 };
 
 /// The SwiGLU MLP of a block: 6 rows hidden ffn FLOPs. With fp8 weights what lies between the products is scaled and
 /// rounded as it is made, and never stored in 16 bits.
 void mlp(const Context& context, const MlpParams& params);
+
+/// Whether x U^T of so many rows has to be stored: false where one kernel makes both halves (Hopper, many rows).
+bool mlp_stores_up(const Context& context, std::int64_t rows, std::int64_t hidden, std::int64_t ffn);
 
 }  // namespace purekv

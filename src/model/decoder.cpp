@@ -65,13 +65,14 @@ MatrixView Decoder::project(std::int64_t layer, const ConstMatrixView& hidden) c
 void Decoder::finish_layer(std::int64_t layer, const ConstMatrixView& attended, const MatrixView& hidden) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   linear(context_, {.x = attended, .norm = {}, .w = w.o.operand(), .out = hidden, .accumulate = true});
+  const bool stores_up = mlp_stores_up(context_, hidden.rows, config_.hidden, config_.ffn);
   mlp(context_, {.x = hidden,
                  .norm = norm(w.post_norm, hidden.rows),
                  .gate = w.gate.operand(),
                  .up = w.up.operand(),
                  .down = w.down.operand(),
                  .gate_work = work(work_.gate, hidden.rows, config_.ffn),
-                 .up_work = work(work_.up, hidden.rows, config_.ffn),
+                 .up_work = stores_up ? work(work_.up, hidden.rows, config_.ffn) : MatrixView(),
                  .out = hidden});
 }
 

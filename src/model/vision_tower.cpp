@@ -47,9 +47,14 @@ std::int64_t slices_at_once(const Context& context, std::int64_t patches, std::i
 std::int64_t tower_bytes(const Context& context, const VisionConfig& config, std::int64_t patches, std::int64_t total) {
   constexpr std::int64_t kFloat = sizeof(float);
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
+  const std::int64_t rows = patches * slices_at_once(context, patches, total);
+  const std::int64_t inner =
+      mlp_stores_up(context, std::min(kBatches * context.rows_at_once(), rows), config.hidden, padded_ffn(config.ffn))
+          ? 2
+          : 1;
   const std::int64_t a_row = kFloat * (config.patch_values() + config.hidden / config.heads) +
-                             between * (6 * config.hidden + 2 * padded_ffn(config.ffn) + config.out_hidden);
-  return patches * slices_at_once(context, patches, total) * a_row;
+                             between * (6 * config.hidden + inner * padded_ffn(config.ffn) + config.out_hidden);
+  return rows * a_row;
 }
 
 VisionTower::VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights)
@@ -101,7 +106,7 @@ void VisionTower::take_memory(Grid& grid) const {
   grid.attended = Matrix(context_, activation, grid.rows, config_.hidden);
   grid.normed = Matrix(context_, activation, chunk, config_.hidden);
   grid.gate = Matrix(context_, activation, chunk, ffn);
-  grid.up = Matrix(context_, activation, chunk, ffn);
+  grid.up = mlp_stores_up(context_, chunk, config_.hidden, ffn) ? Matrix(context_, activation, chunk, ffn) : Matrix();
 }
 
 void VisionTower::embed(const ConstMatrixView& patches) {

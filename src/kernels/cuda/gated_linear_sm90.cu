@@ -8,6 +8,7 @@
 #include "kernels/cuda/gated_linear_sm90_wgmma.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/ops.h"
 #include "kernels/cuda/tensor_map.h"
 
 /// The gate and up products of a SwiGLU MLP with its nonlinearity, so that neither product is ever stored: two
@@ -275,18 +276,22 @@ void launch(const Context& context, const GatedKernel& p) {
 
 }  // namespace
 
+bool gated_in_one(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t out) {
+  constexpr std::int64_t kLeastRows = 2 * kTileRows;
+  constexpr std::int64_t kMostRows = 1LL << 30U;
+  if (context.cuda == nullptr || context.cuda->capability != 90 || context.cuda->smem_bytes < kShared) return false;
+  return rows >= kLeastRows && rows < kMostRows && in > 0 && in % 8 == 0 && out % 8 == 0;
+}
+
 bool gated_sm90_takes(const Context& context, const GatedProduct& product) {
   const ConstMatrixView& x = product.x;
   const ConstMatrixView& gate = product.gate.weight;
   const ConstMatrixView& up = product.up.weight;
-  if (context.cuda == nullptr || context.cuda->capability != 90 || context.cuda->smem_bytes < kShared) return false;
+  if (!gated_in_one(context, x.rows, x.cols, gate.rows)) return false;
   if (x.dtype != gate.dtype || x.dtype != up.dtype || (x.dtype != DType::kBF16 && x.dtype != DType::kFp8)) return false;
   if (x.dtype == DType::kFp8 && (product.gate.bias != nullptr || product.up.bias != nullptr)) return false;
   if ((product.gate.bias == nullptr) != (product.up.bias == nullptr)) return false;
-  if (product.out.dtype != DType::kBF16 || product.out.cols % 8 != 0 || x.cols == 0) return false;
-  constexpr std::int64_t kLeastRows = 2 * kTileRows;
-  constexpr std::int64_t kMostRows = 1LL << 30U;
-  return x.rows >= kLeastRows && x.rows < kMostRows && is_aligned(x) && is_aligned(gate) && is_aligned(up) &&
+  return product.out.dtype == DType::kBF16 && is_aligned(x) && is_aligned(gate) && is_aligned(up) &&
          is_aligned(product.out);
 }
 

@@ -69,7 +69,9 @@ bool fuses_gated(const Context& context, const Operand& operand, const GatedLine
 
 void multiply_gated(const Context& context, const Operand& operand, const GatedLinearParams& p) {
   if (fuses_gated(context, operand, p)) return gated_sm90(context, product_of(operand, p));
-  const MatrixView up = p.work.slice(0, p.x.rows);
+  Matrix own;  // for callers that counted on one kernel; a decode step, which must not take memory, gives `work`
+  if (p.work.data == nullptr) own = Matrix(context, p.out.dtype, p.x.rows, p.out.cols);
+  const MatrixView up = own.view().data != nullptr ? own.view() : p.work.slice(0, p.x.rows);
   multiply(context, operand, p.gate, p.out, false);
   multiply(context, operand, p.up, up, false);
   purekv::cuda::swiglu(context, p.out, up);

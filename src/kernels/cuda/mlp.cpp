@@ -9,8 +9,7 @@ namespace purekv::cuda {
 
 void mlp(const Context& context, const MlpParams& p) {
   const MatrixView gate = p.gate_work.slice(0, p.x.rows);
-  const MatrixView up = p.up_work.slice(0, p.x.rows);
-  const GatedLinearParams gated{.x = p.x, .norm = p.norm, .gate = p.gate, .up = p.up, .out = gate, .work = up};
+  const GatedLinearParams gated{.x = p.x, .norm = p.norm, .gate = p.gate, .up = p.up, .out = gate, .work = p.up_work};
   const LinearParams down{.x = gate, .norm = {}, .w = p.down, .out = p.out, .accumulate = true};
   if (gated_gemv_takes(context, gated)) {
     gated_gemv(context, gated);
@@ -18,11 +17,12 @@ void mlp(const Context& context, const MlpParams& p) {
   }
   const bool is_fp8 = p.down.weight.dtype == DType::kFp8 && p.gate.weight.dtype == DType::kFp8;
   Operand x = prepare(context, p.x, p.norm, p.gate.weight.dtype);
-  if (!is_fp8 || fuses_gated(context, x, gated)) {
+  if (!is_fp8 || p.up_work.data == nullptr || fuses_gated(context, x, gated)) {
     multiply_gated(context, x, gated);
     x = Operand();  // its memory serves the next product
     return purekv::cuda::linear(context, down);
   }
+  const MatrixView up = p.up_work.slice(0, p.x.rows);
   multiply(context, x, p.gate, gate, false);
   multiply(context, x, p.up, up, false);
   x = take_quantized(context, gate.rows, gate.cols);

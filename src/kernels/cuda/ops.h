@@ -40,6 +40,8 @@ void gram(const Context& context, const GramParams& params);
 void join_scores(const Context& context, const JoinScoresParams& params);
 void linear(const Context& context, const LinearParams& params);
 void mlp(const Context& context, const MlpParams& params);
+/// Whether rows enough fill the kernel that makes the gated half of an MLP at once.
+bool gated_in_one(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t out);
 void pack_gram(const Context& context, const HeadShape& shape, const float* gram, void* packed);
 std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape);
 void permute_rows(const Context& context, const PermuteRowsParams& params);
