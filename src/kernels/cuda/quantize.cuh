@@ -13,7 +13,7 @@
 /// for its largest value: the bytes are the source's, and one written an element; about 5 FLOPs an element beside the
 /// source's own. What bounds it is memory, then instructions: several rows are under way on a multiprocessor at once,
 /// each in another of its phases (read, reduce, write), and few threads with much of a row each beat many with little
-/// (a normed row of 3,584 bf16 values on an H200: 2.3 TB/s by 448 threads, 3.3 by 128). Lines that are read are left
+/// (a normed row of 3,584 bf16 values on an H200: 2.3 TB/s by 448 threads, 3.5 by 128). Lines that are read are left
 /// to the second-level cache's own choice: marked as read once they cost a tenth of the rate.
 ///
 /// A source has: Raw load(row, unit), eight elements as they come from 16-byte accesses; Unit make(raw, unit, squares),
