@@ -81,9 +81,12 @@ __device__ __forceinline__ void add_tile(const std::uint32_t (&a)[2 * kParts][4]
   turns.take();
   hopper::wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < 2 * kParts; ++step)
+  for (int step = 0; step < 2 * kParts; ++step) {
+    if (step == 2 * kParts - 3) hopper::wgmma_commit();
     hopper::multiply_bf16_64(s, a[step], hopper::plain_operand(tile + step * kStepBytes), step != 0);
+  }
   hopper::wgmma_commit();
+  hopper::wgmma_wait<1>();
   turns.pass();
   hopper::wgmma_wait<0>();
   hopper::pin(s);

@@ -87,6 +87,7 @@ __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRo
   hopper::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < kParts; ++i) {
+    if (i == kParts / 2) hopper::wgmma_commit();
     constexpr int kSteps = 2 * kParts;
     const int part = kParts - 1 - i;
     const auto both = [&](auto columns) {
@@ -105,6 +106,7 @@ __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRo
       both(std::integral_constant<int, 32>());
   }
   hopper::wgmma_commit();
+  hopper::wgmma_wait<1>();
   turns.pass();
   hopper::wgmma_wait<0>();
   hopper::pin(y);
