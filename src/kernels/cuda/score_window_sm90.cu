@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_keys_sm90(const WindowKerne
       load_keys<true, kParts>(p, head, first, a);
     else
       load_keys<false, kParts>(p, head, first, a);
+    prefetch_rows(p.k.head[head], p.keys, (unit + gridDim.x * kWarpgroups) * kWarpgroupKeys, p.columns);
     float group[2] = {0, 0};
     for (int t = 0; t < count;) {
       float scores[2] = {kRowMax ? -INFINITY : 0.0F, kRowMax ? -INFINITY : 0.0F};

@@ -171,6 +171,7 @@ __global__ void __launch_bounds__(kThreads, 1) mean_norms_sm90(const NormKernel 
       load_kind<true, kParts>(p, head, first, novelty, rows);
     else
       load_kind<false, kParts>(p, head, first, novelty, rows);
+    prefetch_rows(p.v.head[head], p.values, (unit + gridDim.x * kWarpgroups) / kinds * kWarpgroupRows, p.rows);
     float norm[2] = {};
     for (int g = 0; g < p.group; ++g) {
       const float unscale = p.unscale[head * p.group + g];
