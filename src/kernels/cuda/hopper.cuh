@@ -84,9 +84,10 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// Warpgroups that issue their products in turn. Products of several warpgroups share the tensor cores evenly: without
-/// turns all end together, and the tensor cores are idle while all look at their results.
-/// Every warpgroup takes and passes the same number of turns, with work or without.
+/// Warpgroups that multiply in turn. Products of several warpgroups share the tensor cores evenly: without turns all
+/// end together, and the tensor cores are idle while all look at their results. A turn is passed on when the last
+/// products of it run, not when they are issued: the tensor cores do not take warpgroups in the order of issue. Every
+/// warpgroup takes and passes the same number of turns, with work or without.
 template <int kWarpgroups>
 class Turns {
  public:

@@ -78,11 +78,13 @@ class Scorer {
     hopper::multiply_shared<kColumns>(s, a, b, 0);
 #pragma unroll
     for (int n = 1; n < D / 16; ++n) {
+      if (n == D / 16 - 2) hopper::wgmma_commit();
       const int in_chunk = n % 4 * 2;  // 16 dims are 32 bytes, 64 end a chunk
       hopper::multiply_shared<kColumns>(s, a + (n / 4 * kAChunk >> 4) + in_chunk, b + (n / 4 * kBChunk >> 4) + in_chunk,
                                         1);
     }
     hopper::wgmma_commit();
+    hopper::wgmma_wait<1>();
     turns_.pass();
     hopper::wgmma_wait<0>();
     hopper::pin(s);

@@ -79,6 +79,17 @@ __device__ uint4 load_dims(const Bf16Bits* row, int dim, int dims) {
   return x;
 }
 
+/// 64 rows from `first` on, as far as there are any, towards the second-level cache: two lines of 128 bytes at head_dim
+/// 128, each by one of 128 threads.
+__device__ inline void prefetch_rows(const Bf16Bits* rows, const ScoreOperand& operand, long long first,
+                                     long long end) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const long long row = first + thread / 2;
+  const int dim = thread % 2 * 64;
+  if (row < end && dim < operand.dims)
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(rows + row * operand.stride + dim));
+}
+
 /// A warp's 32 rows: rows 16 m + 8 half + lane / 4, dims 32 p + 8 (lane % 4) .. + 7. 16 kParts registers.
 template <int kParts>
 struct HeldRows {

@@ -81,9 +81,12 @@ __device__ __forceinline__ void add_tile(const std::uint32_t (&a)[2 * kParts][4]
   turns.take();
   hopper::wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < 2 * kParts; ++step)
+  for (int step = 0; step < 2 * kParts; ++step) {
+    if (step == 2 * kParts - 3) hopper::wgmma_commit();
     hopper::multiply_bf16_64(s, a[step], hopper::plain_operand(tile + step * kStepBytes), step != 0);
+  }
   hopper::wgmma_commit();
+  hopper::wgmma_wait<1>();
   turns.pass();
   hopper::wgmma_wait<0>();
   hopper::pin(s);
@@ -149,6 +152,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_keys_sm90(const WindowKerne
       load_keys<true, kParts>(p, head, first, a);
     else
       load_keys<false, kParts>(p, head, first, a);
+    prefetch_rows(p.k.head[head], p.keys, (unit + gridDim.x * kWarpgroups) * kWarpgroupKeys, p.columns);
     float group[2] = {0, 0};
     for (int t = 0; t < count;) {
       float scores[2] = {kRowMax ? -INFINITY : 0.0F, kRowMax ? -INFINITY : 0.0F};

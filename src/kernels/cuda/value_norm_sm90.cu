@@ -87,6 +87,7 @@ __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRo
   hopper::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < kParts; ++i) {
+    if (i == kParts / 2) hopper::wgmma_commit();
     constexpr int kSteps = 2 * kParts;
     const int part = kParts - 1 - i;
     const auto both = [&](auto columns) {
@@ -105,6 +106,7 @@ __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRo
       both(std::integral_constant<int, 32>());
   }
   hopper::wgmma_commit();
+  hopper::wgmma_wait<1>();
   turns.pass();
   hopper::wgmma_wait<0>();
   hopper::pin(y);
@@ -169,6 +171,7 @@ __global__ void __launch_bounds__(kThreads, 1) mean_norms_sm90(const NormKernel 
       load_kind<true, kParts>(p, head, first, novelty, rows);
     else
       load_kind<false, kParts>(p, head, first, novelty, rows);
+    prefetch_rows(p.v.head[head], p.values, (unit + gridDim.x * kWarpgroups) / kinds * kWarpgroupRows, p.rows);
     float norm[2] = {};
     for (int g = 0; g < p.group; ++g) {
       const float unscale = p.unscale[head * p.group + g];
