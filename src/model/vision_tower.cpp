@@ -47,7 +47,8 @@ std::int64_t slices_at_once(const Context& context, std::int64_t patches, std::i
 std::int64_t tower_bytes(const Context& context, const VisionConfig& config, std::int64_t patches, std::int64_t total) {
   constexpr std::int64_t kFloat = sizeof(float);
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
-  const std::int64_t a_row = kFloat * (config.patch_values() + config.hidden / config.heads) +
+  const std::int64_t frames = config.patch_values();  // a byte a value
+  const std::int64_t a_row = frames + kFloat * (config.patch_values() + config.hidden / config.heads) +
                              between * (6 * config.hidden + 2 * padded_ffn(config.ffn) + config.out_hidden);
   return patches * slices_at_once(context, patches, total) * a_row;
 }
