@@ -32,7 +32,7 @@ struct KvReport {
   std::vector<std::vector<std::int64_t>> rows_kept;  ///< [layer][KV head]
 };
 
-/// `media` is what the host takes to decode, resize and cut frames into patches, `vision` the tower's time on its
+/// `media` is what the host takes to decode and resize frames, `vision` the tower's time on its
 /// device: on a GPU they overlap, and their sum may be more than passed. `first_token` is the wall's clock.
 struct Timing {
   double load = 0, media = 0, vision = 0, prefill = 0, first_token = 0, per_token = 0;  ///< ms

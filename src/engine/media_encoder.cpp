@@ -6,12 +6,16 @@
 #include "base/stopwatch.h"
 #include "device/transfer.h"
 #include "engine/prompt.h"
-#include "model/patchify.h"
+#include "kernels/patchify.h"
+#include "model/pixel_lookup.h"
 
 namespace purekv {
 
 MediaEncoder::MediaEncoder(const LoadedModel& model, const Progress& progress)
-    : model_(model), progress_(progress), tower_(model.context, model.config.vision, model.vision) {}
+    : model_(model),
+      progress_(progress),
+      tower_(model.context, model.config.vision, model.vision),
+      lookup_(to_device(model.context, make_pixel_lookup(model.config.preprocess))) {}
 
 void MediaEncoder::read_frames(ClipSource& source, std::int64_t step, Frames& frames) {
   for (std::size_t f = 0; f < frames.size(); ++f) {
@@ -30,20 +34,12 @@ void MediaEncoder::check_stop() const {
     fail(ErrorKind::kInterrupted, "interrupted during vision");
 }
 
-/// One slice's frames, decoded and cut into host patches.
-void MediaEncoder::read_slice(ClipSource& source, std::int64_t step, const MatrixView& patches) {
+/// One slice's frames, decoded.
+void MediaEncoder::read_slice(ClipSource& source, std::int64_t step, std::uint8_t* to) {
   check_stop();
   const auto begin = Clock::now();
   read_frames(source, step, frames_);
-  std::vector<const std::uint8_t*> pointers;
-  pointers.reserve(frames_.size());
-  for (const auto& frame : frames_) pointers.push_back(frame.data());
-  const ClipInfo& clip = source.info();
-  patchify(model_.config.preprocess, {.frames = pointers,
-                                      .height = clip.height,
-                                      .width = clip.width,
-                                      .out = patches,
-                                      .threads = model_.context.threads});
+  for (const auto& frame : frames_) to = std::copy(frame.begin(), frame.end(), to);
   media_ms_ += ms_since(begin);
 }
 
@@ -53,26 +49,41 @@ void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* 
   const std::int64_t cells = static_cast<std::int64_t>(clip.grid_h / vision.merge) * (clip.grid_w / vision.merge);
   const std::int64_t rows = static_cast<std::int64_t>(clip.grid_h) * clip.grid_w;
   const std::int64_t width = vision.patch_values();
+  const std::int64_t slice_bytes = rows * width;  // a byte a value
   const std::int64_t most = slices_at_once(model_.context, rows, clip.grid_t);
+  const Buffer frames(model_.context, most * slice_bytes);
   const Matrix patches(model_.context, DType::kF32, most * rows, width);
-  staging_.resize(static_cast<std::size_t>(most * rows * width));
+  staging_.resize(static_cast<std::size_t>(most * slice_bytes));
   frames_.resize(static_cast<std::size_t>(vision.temporal_patch));
   for (std::int64_t t = 0; t < clip.grid_t; t += most) {
     const std::int64_t count = std::min(most, clip.grid_t - t);
-    const MatrixView host{staging_.data(), DType::kF32, count * rows, width, width};
-    const std::int64_t bytes = host.rows * width * static_cast<std::int64_t>(sizeof(float));
-    for (std::int64_t i = 0; i < count; ++i) read_slice(source, t + i, host.slice(i * rows, rows));
-    if (pixels != nullptr) pixels->write(host.data, bytes);
-    upload(model_.context, patches.view().data, host.data, bytes);
+    for (std::int64_t i = 0; i < count; ++i) read_slice(source, t + i, staging_.data() + i * slice_bytes);
+    upload(model_.context, frames.data(), staging_.data(), count * slice_bytes);
     Timer& timer = timers_.emplace_back(model_.context);
     timer.start();
-    tower_.encode(clip.grid_h, clip.grid_w, count, patches.slice(0, host.rows), out.slice(t * cells, count * cells));
+    const MatrixView part = patches.slice(0, count * rows);
+    patchify(model_.context, {.frames = frames.as<std::uint8_t>(),
+                              .temporal = vision.temporal_patch,
+                              .height = clip.height,
+                              .width = clip.width,
+                              .patch = vision.patch,
+                              .merge = vision.merge,
+                              .lookup = lookup_.as<float>(),
+                              .out = part});
+    tower_.encode(clip.grid_h, clip.grid_w, count, part, out.slice(t * cells, count * cells));
     timer.stop();
+    if (pixels != nullptr) write_pixels(part, *pixels);
     if (progress_.step) progress_.step("vision", t + count, clip.grid_t);
   }
   synchronize(model_.context);
   for (const Timer& timer : timers_) vision_ms_ += timer.ms();
   timers_.clear();
+}
+
+void MediaEncoder::write_pixels(const MatrixView& patches, NpyWriter& pixels) const {
+  const std::int64_t count = patches.rows * patches.cols;
+  const auto values = to_host<float>(model_.context, patches.data, count);
+  pixels.write(values.data(), count * static_cast<std::int64_t>(sizeof(float)));
 }
 
 std::shared_ptr<const EncodedMedia> encode_media(const LoadedModel& model,

@@ -31,22 +31,24 @@ class MediaEncoder {
   /// Throws Error(kInput) where the source ends early, Error(kInterrupted) where the caller asks for it.
   void encode(ClipSource& source, const MatrixView& out, NpyWriter* pixels);
 
-  /// Until frames are patches (host), and the tower's time on its device. On a GPU the two overlap.
+  /// Until frames are decoded and resized (host), and the tower's time on its device. On a GPU the two overlap.
   [[nodiscard]] double media_ms() const { return media_ms_; }
   [[nodiscard]] double vision_ms() const { return vision_ms_; }
 
  private:
   using Frames = std::vector<std::vector<std::uint8_t>>;  ///< [temporal_patch] uint8 RGB
   static void read_frames(ClipSource& source, std::int64_t step, Frames& frames);
-  void read_slice(ClipSource& source, std::int64_t step, const MatrixView& patches);
+  void read_slice(ClipSource& source, std::int64_t step, std::uint8_t* to);
+  void write_pixels(const MatrixView& patches, NpyWriter& pixels) const;
   void check_stop() const;
 
   const LoadedModel& model_;
   const Progress& progress_;
   VisionTower tower_;
   Frames frames_;
-  std::vector<float> staging_;  ///< patches of some slices on their way to the device
-  std::deque<Timer> timers_;    ///< of the tower, one a part of a clip
+  Buffer lookup_;                      ///< [3, 256] float32: normalised bytes
+  std::vector<std::uint8_t> staging_;  ///< frames of some slices on their way to the device
+  std::deque<Timer> timers_;           ///< of the tower, one a part of a clip
   double media_ms_ = 0, vision_ms_ = 0;
 };
 

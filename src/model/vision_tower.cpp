@@ -52,7 +52,8 @@ std::int64_t tower_bytes(const Context& context, const VisionConfig& config, std
       mlp_stores_up(context, std::min(kBatches * context.rows_at_once(), rows), config.hidden, padded_ffn(config.ffn))
           ? 2
           : 1;
-  const std::int64_t a_row = kFloat * (config.patch_values() + config.hidden / config.heads) +
+  const std::int64_t frames = config.patch_values();  // a byte a value
+  const std::int64_t a_row = frames + kFloat * (config.patch_values() + config.hidden / config.heads) +
                              between * (6 * config.hidden + inner * padded_ffn(config.ffn) + config.out_hidden);
   return rows * a_row;
 }

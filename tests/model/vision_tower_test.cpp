@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "model/patchify.h"
+#include "kernels/patchify.h"
+#include "model/pixel_lookup.h"
 
 namespace purekv {
 namespace {
@@ -49,11 +50,20 @@ TEST(Patchify, RowsAndColumnsFollowTheConvolution) {
   std::vector<std::uint8_t> a(static_cast<std::size_t>(height * width * 3));
   for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<std::uint8_t>(i * 7 % 256);
   std::vector<std::uint8_t> b(a.rbegin(), a.rend());
-  const std::vector<const std::uint8_t*> frames = {a.data(), b.data()};
-  PreprocessConfig config;
+  const std::uint8_t* const frames[] = {a.data(), b.data()};
+  std::vector<std::uint8_t> slice = a;
+  slice.insert(slice.end(), b.begin(), b.end());
+  const PreprocessConfig config;
+  const std::vector<float> lookup = make_pixel_lookup(config);
   std::vector<float> out(8 * 1176, -1e30F);
-  patchify(config,
-           {.frames = frames, .height = height, .width = width, .out = {out.data(), DType::kF32, 8, 1176, 1176}});
+  patchify({.threads = 2}, {.frames = slice.data(),
+                            .temporal = 2,
+                            .height = height,
+                            .width = width,
+                            .patch = 14,
+                            .merge = 2,
+                            .lookup = lookup.data(),
+                            .out = {out.data(), DType::kF32, 8, 1176, 1176}});
   for (std::int64_t p = 0; p < 8; ++p)
     for (std::int64_t e = 0; e < 1176; ++e) {
       const std::int64_t c = e / 392;

@@ -10,6 +10,7 @@
 #include "kernels/join_scores.h"
 #include "kernels/linear.h"
 #include "kernels/mlp.h"
+#include "kernels/patchify.h"
 #include "kernels/permute_rows.h"
 #include "kernels/quantize.h"
 #include "kernels/random_bits.h"
@@ -44,6 +45,7 @@ void mlp(const Context& context, const MlpParams& params);
 bool gated_in_one(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t out);
 void pack_gram(const Context& context, const HeadShape& shape, const float* gram, void* packed);
 std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape);
+void patchify(const Context& context, const PatchifyParams& params);
 void permute_rows(const Context& context, const PermuteRowsParams& params);
 void quantize_rows(const Context& context, const QuantizeParams& params);
 void random_bits(const Context& context, const MatrixView& out, float magnitude, std::uint64_t seed);
