@@ -152,13 +152,12 @@ __device__ __forceinline__ float2 read_terms(const GatedKernel& p, const Place& 
   return {__ldg(p.gate_terms + col), __ldg(p.up_terms + col)};
 }
 
-/// silu(gate) * up. Two approximate instructions, 2^-22 of the value: the plain ones also scale values near the ends of
-/// the range, where bf16 has nothing left. A hyperbolic tangent instead, one instruction of 2^-11, gained 1 %.
+/// silu(gate) * up by sigmoid(x) = (1 + tanh(x / 2)) / 2: one approximate instruction, off by 2^-12 of the sigmoid's
+/// range at most, an eighth of what rounding to bf16 adds. An exponential and a reciprocal took 1 % of the kernel more.
 __device__ __forceinline__ float gated(float gate, float up) {
-  float power, share;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-1.44269504F * gate));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(share) : "f"(1.0F + power));
-  return gate * share * up;
+  float tangent;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(tangent) : "f"(0.5F * gate));
+  return gate * fmaf(0.5F, tangent, 0.5F) * up;
 }
 
 /// What an accumulator stands for.
