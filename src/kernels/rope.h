@@ -23,7 +23,7 @@ struct RopeSplitParams {
   std::int64_t head_stride = 0, row_stride = 0;
 };
 
-/// Rotates and stores: reads qkv once, writes each of its elements once.
+/// Rotates and stores: reads qkv once, writes each of its elements once. Without KV heads it only rotates queries.
 void rope_split(const Context& context, const RopeSplitParams& params);
 
 }  // namespace purekv
