@@ -48,7 +48,7 @@ def make(folder, layers, hidden, device):
             peak = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
             weight.data.normal_(0, peak / weight[0].numel() ** 0.5)
         if "embed_tokens" in name:
-            weight.data.mul_((0.5 * torch.randn(len(weight), 1, device=device)).exp())
+            weight.data.mul_((0.75 * torch.randn(len(weight), 1, device=device)).exp())
     model.save_pretrained(folder)
 
 
@@ -113,7 +113,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--program", default="build/cuda/bin/purekv")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[31, 200, 700, 1500])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[3, 9, 31, 200, 700, 1500])
     parser.add_argument("--make", action="store_true", help="write random weights into --model first")
     parser.add_argument("--layers", type=int, default=36)
     parser.add_argument("--hidden", type=int, default=2048, help="of the model made, in multiples of 256")

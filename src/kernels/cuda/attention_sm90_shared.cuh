@@ -107,7 +107,7 @@ struct Shared {
 
   /// One thread. Full barriers are completed by the producer's bytes. Q's and K's empty ones by every consumer thread,
   /// which has then read the header; V's by every warp: the four of a warpgroup finish their quarter of a wgmma at
-  /// different times. Measured on one H100: arrivals of all threads cost nothing.
+  /// different times. Measured on Hopper: arrivals of all threads cost nothing.
   __device__ void init_barriers() const {
     for (int slot = 0; slot < L::kQSlots; ++slot) {
       hopper::barrier_init(q_full(slot), 1);

@@ -47,9 +47,10 @@ class CudaUploadRing : public CudaTest {
 };
 
 TEST_F(CudaUploadRing, EverySizeArrives) {
+  constexpr std::int64_t kInline = UploadRing::kInlineBytes;
   constexpr std::int64_t kSection = UploadRing::kSectionBytes;
   constexpr std::int64_t kMost = UploadRing::kMostBytes;
-  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{1}, std::int64_t{255}, std::int64_t{257}, kSection - 1,
+  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{1}, kInline - 1, kInline, kInline + 1, kSection - 1,
                                    kSection, kSection + 1, kMost - 1, kMost, kMost + 1}) {
     const std::vector<std::uint8_t> sent = random_bytes(bytes);
     const Buffer buffer = poisoned(context_, bytes + 1);
@@ -68,7 +69,7 @@ TEST_F(CudaUploadRing, BytesStayUntilTheyAreCopied) {
   Gate gate{.most = std::chrono::milliseconds(50)};
   stop_stream(gate);
   std::vector<std::uint8_t> reused;
-  std::uniform_int_distribution<std::int64_t> size(1, 40000);
+  std::uniform_int_distribution<std::int64_t> size(UploadRing::kInlineBytes + 1, 200000);
   for (std::int64_t at = 0; at < 3 * kRingBytes;) {
     const std::int64_t bytes = std::min(size(random_), 3 * kRingBytes - at);
     reused.assign(all.begin() + at, all.begin() + at + bytes);
@@ -79,13 +80,19 @@ TEST_F(CudaUploadRing, BytesStayUntilTheyAreCopied) {
 }
 
 TEST_F(CudaUploadRing, SmallUploadsDoNotWait) {
-  const Buffer buffer = poisoned(context_, 1000);
+  constexpr std::int64_t kMost = UploadRing::kInlineBytes + 1;
+  const Buffer buffer = poisoned(context_, kMost);
+  std::vector<std::uint8_t> sent;
   Gate gate;
   stop_stream(gate);
-  for (std::int32_t n = 0; n < 100; ++n) upload(context_, buffer.data(), &n, sizeof n);
+  for (int n = 0; n < 20; ++n)
+    for (const std::int64_t bytes : {std::int64_t{4}, std::int64_t{5000}, kMost}) {
+      sent = random_bytes(bytes);
+      upload(context_, buffer.data(), sent.data(), bytes);
+    }
   EXPECT_EQ(cudaStreamQuery(stream_of(context_)), cudaErrorNotReady);
   gate.open = true;
-  EXPECT_EQ(to_host<std::int32_t>(context_, buffer.data(), 1), std::vector<std::int32_t>{99});
+  EXPECT_EQ(to_host<std::uint8_t>(context_, buffer.data(), kMost), sent);
 }
 
 TEST_F(CudaUploadRing, ACaptureTakesNone) {
