@@ -18,13 +18,13 @@ struct FrameTile {
 
 inline constexpr std::int32_t kFrameTileRows = 256;
 
-/// A stretch of one frame's cells, with all heads of a KV group at most 256 rows.
+/// A stretch of one frame's cells, with all heads of a KV group at most 128 rows.
 struct CellTile {
   std::int32_t start = 0;           ///< prompt row of the frame's first cell
   std::int32_t first = 0, end = 0;  ///< cells of the frame
 };
 
-inline constexpr std::int32_t kCellTileRows = 256;
+inline constexpr std::int32_t kCellTileRows = 128;
 
 /// Values of FrameRows::earlier that are no row.
 inline constexpr std::int32_t kNoEarlierRow = -1, kTextRow = -2;

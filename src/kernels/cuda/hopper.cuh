@@ -84,29 +84,6 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// Warpgroups that multiply in turn. Products of several warpgroups share the tensor cores evenly: without turns all
-/// end together, and the tensor cores are idle while all look at their results. A turn is passed on when the last
-/// products of it run, not when they are issued: the tensor cores do not take warpgroups in the order of issue. Every
-/// warpgroup takes and passes the same number of turns, with work or without.
-template <int kWarpgroups>
-class Turns {
- public:
-  /// Uses the named barriers from `first` on, one a warpgroup. Every thread, once.
-  __device__ __forceinline__ Turns(int first, int warpgroup)
-      : mine_(first + warpgroup), next_(first + (warpgroup + 1) % kWarpgroups) {
-    if (warpgroup == kWarpgroups - 1) pass();
-  }
-  __device__ __forceinline__ void take() const { named_sync(mine_, 256); }
-  __device__ __forceinline__ void pass() const { named_arrive(next_, 256); }
-  __device__ __forceinline__ void skip() const {
-    take();
-    pass();
-  }
-
- private:
-  int mine_, next_;
-};
-
 // ---- bulk tensor copy ----
 
 /// A box of a three-dimensional tensor into shared memory; its bytes count into `barrier`.

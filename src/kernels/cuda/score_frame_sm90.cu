@@ -11,20 +11,18 @@
 namespace purekv::cuda {
 namespace frames {
 
-/// A consumer warpgroup of an item: 256 packed query rows of one frame and KV head, twice against the frame's keys.
+/// A consumer warpgroup of an item: 128 packed query rows of one frame and KV head, twice against the frame's keys.
 /// Pass 1 has queries as the product's rows, 64 a warpgroup, so that a row's log-sum-exp is a sum in registers. Pass 2
-/// has keys as its rows, so that a key's maximum over queries is one: a pair of warpgroups has the 128 queries that it
-/// summed, each of the two 64 keys of a step. Pairs share the stages of keys and nothing else: exponentials of one run
-/// beside products of the other.
+/// has keys as its rows, 64 of each step a warpgroup, so that a key's maximum over queries is one.
 template <int D>
 class Scorer {
  public:
   using L = Layout<D>;
-  __device__ Scorer(const Params& params, const Shared<D>& shared)
+  __device__ Scorer(const Params& params, const Shared<D>& shared, int team)
       : p_(params),
         s_(shared),
-        warpgroup_(static_cast<int>(threadIdx.x) / 128),
-        turns_(kTurnBarriers, warpgroup_),
+        team_(team),
+        warpgroup_(static_cast<int>(threadIdx.x) / 128 % 2),
         row_(static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4),
         pair_(2 * (static_cast<int>(threadIdx.x) % 4)) {
 #pragma unroll
@@ -34,58 +32,46 @@ class Scorer {
   __device__ void run() {
     unsigned loads = 0;
     for (unsigned n = 0;; ++n) {
-      hopper::barrier_wait(s_.q_full(n), n / kSlots % 2);
-      const Item item = *s_.item(n);
+      hopper::barrier_wait(s_.q_full(), n % 2);
+      const Item item = *s_.item();
       if (item.end == 0) return;
       const KeyLoads keys(item);
       float2* table = s_.table(n);
       const float whole = whole_lse(item);
-      sum_rows(item, keys, n, loads);
-      if (threadIdx.x % (2 * kPairRows) < kPairRows) table[table_row()].y = -whole;
-      hopper::named_sync(kPairBarriers + warpgroup_ / 2, 256);
-      best_keys(item, keys, n, loads);
+      sum_rows(item, keys, loads, table);
+      if (warpgroup_ == 0) table[threadIdx.x % 128].y = -whole;
+      hopper::named_sync(1 + team_, kConsumers);
+      best_keys(item, keys, loads, reinterpret_cast<const float4*>(table) + pair_ / 2);
       loads += keys.count();
     }
   }
 
  private:
-  /// The first warpgroup of a pair looks up a row a thread.
-  __device__ static int table_row() {
-    return static_cast<int>(threadIdx.x) / (2 * kPairRows) * kPairRows + static_cast<int>(threadIdx.x) % kPairRows;
-  }
-  /// Cells of the frame below what `rows` packed rows of the item see.
-  __device__ int cells_below(const Item& item, int rows) const {
-    return min(item.end, item.first + (rows - 1) / p_.group + 1);
-  }
-  __device__ int rows_of(const Item& item) const { return (item.end - item.first) * p_.group; }
+  __device__ static int rows_of(const Params& p, const Item& item) { return (item.end - item.first) * p.group; }
 
-  /// Of this thread's table row: the base-2 log-sum-exp of all that it sees; +inf past the item's end, so that no key's
-  /// maximum comes from there.
+  /// Of this thread's row of the item: the base-2 log-sum-exp of all that it sees; +inf past the item's end, so that no
+  /// key's maximum comes from there.
   __device__ float whole_lse(const Item& item) const {
-    const int row = table_row();
-    if (warpgroup_ % 2 != 0 || row >= rows_of(item) || p_.lse == nullptr) return INFINITY;
+    const int row = static_cast<int>(threadIdx.x) % 128;
+    if (warpgroup_ != 0 || row >= rows_of(p_, item) || p_.lse == nullptr) return INFINITY;
     const int cell = row / p_.group;
     return p_.lse[(item.head * p_.group + row - cell * p_.group) * p_.rows + item.start + item.first + cell] * kLog2E;
   }
 
-  /// s = A B^T: 64 rows, and two accumulators a column. Chunks of the operands lie so many bytes apart.
-  template <int kColumns, int kAChunk, int kBChunk>
-  __device__ __forceinline__ void multiply(float (&s)[kColumns / 2], std::uint32_t a_rows, std::uint32_t b_rows) const {
+  /// s = A B^T: 64 rows, and two accumulators a column.
+  template <int kColumns>
+  __device__ __forceinline__ static void multiply(float (&s)[kColumns / 2], std::uint32_t a_rows,
+                                                  std::uint32_t b_rows) {
     const std::uint64_t a = hopper::swizzled_operand(a_rows, 16);
     const std::uint64_t b = hopper::swizzled_operand(b_rows, 16);
-    turns_.take();
     hopper::wgmma_fence();
     hopper::multiply_shared<kColumns>(s, a, b, 0);
 #pragma unroll
     for (int n = 1; n < D / 16; ++n) {
-      if (n == D / 16 - 2) hopper::wgmma_commit();
-      const int in_chunk = n % 4 * 2;  // 16 dims are 32 bytes, 64 end a chunk
-      hopper::multiply_shared<kColumns>(s, a + (n / 4 * kAChunk >> 4) + in_chunk, b + (n / 4 * kBChunk >> 4) + in_chunk,
-                                        1);
+      const int at = (n / 4 * L::kChunk >> 4) + n % 4 * 2;  // 16 dims are 32 bytes, 64 end a chunk
+      hopper::multiply_shared<kColumns>(s, a + at, b + at, 1);
     }
     hopper::wgmma_commit();
-    hopper::wgmma_wait<1>();
-    turns_.pass();
     hopper::wgmma_wait<0>();
     hopper::pin(s);
   }
@@ -108,35 +94,27 @@ class Scorer {
   }
 
   /// Pass 1. A thread's sums are over the columns that it sees; its quad meets at the end.
-  __device__ __forceinline__ void sum_rows(const Item& item, const KeyLoads& keys, unsigned n, unsigned loads) const {
-    const int first_row = warpgroup_ * kWarpgroupRows;
-    const int rows = rows_of(item);
-    const int end = first_row < rows ? cells_below(item, first_row + kWarpgroupRows) : 0;
-    const int least = item.first + first_row / p_.group;  // what the first row sees, at least
-    const std::uint32_t queries = s_.queries(n) + first_row * 128;
+  __device__ __forceinline__ void sum_rows(const Item& item, const KeyLoads& keys, unsigned loads,
+                                           float2* table) const {
+    const int rows = rows_of(p_, item);
+    const bool idle = warpgroup_ * kWarpgroupRows >= rows;
+    const int least = item.first + warpgroup_ * kWarpgroupRows / p_.group;  // what the first row sees, at least
     float top[2] = {kNoLogit, kNoLogit};
     float sum[2] = {0, 0};
-    for (int step = 0; step < keys.steps; ++step) {
-      const unsigned load = loads + step;
-      hopper::barrier_wait(s_.k_full(load), load / kStages % 2);
-      const int first = step * kStepKeys;
-      const auto done = [&] {
-        if (step < keys.second()) release(s_.k_empty(load));
-      };
-      if (first >= end) {
-        turns_.skip();
-        done();
-        continue;
-      }
-      with_columns(end - first, [&](auto columns) {
-        float s[columns / 2];
-        multiply<columns, L::kQChunk, L::kChunk>(s, queries, s_.keys(load));
-        done();
-        if (first + columns - 1 > least) hide<columns, false>(s, item.first - first);
-        add<columns>(s, top, sum);
-      });
+    for (int n = 0; n < keys.steps; ++n) {
+      hopper::barrier_wait(s_.k_full(loads + n), (loads + n) / kStages % 2);
+      const int first = n * kStepKeys;
+      if (!idle)
+        with_columns(item.end - first, [&](auto columns) {
+          float s[columns / 2];
+          multiply<columns>(s, s_.queries() + warpgroup_ * kWarpgroupRows * 128, s_.keys(loads + n));
+          if (n < keys.second()) release(s_.k_empty(loads + n));
+          if (first + columns - 1 > least) hide<columns, false>(s, item.first - first);
+          add<columns>(s, top, sum);
+        });
+      else if (n < keys.second())
+        release(s_.k_empty(loads + n));
     }
-    float2* table = s_.table(n);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
 #pragma unroll
@@ -145,18 +123,18 @@ class Scorer {
         const float other_sum = __shfl_xor_sync(kFullWarp, sum[r], step);
         merge_sums(top[r], sum[r], other_top, other_sum);
       }
-      const int row = first_row + row_ + 8 * r;
+      const int row = warpgroup_ * kWarpgroupRows + row_ + 8 * r;
       if (pair_ == 0) table[row].x = row < rows ? -top[r] - __log2f(sum[r]) : -INFINITY;
     }
   }
 
-  /// Pass 1: this thread's rows see the columns (keys of the step) up to cell_ + ahead. Pass 2: this thread's keys are
-  /// seen by the columns (queries of the pair) from row_ * group + ahead on. What is not seen becomes -inf.
+  /// Pass 1: column c is key c of the step, which cell_ + ahead sees up to itself. Pass 2: column c is a query row, and
+  /// this thread's keys begin at query row (row_ + ahead) * group. What is not seen becomes -inf.
   template <int kColumns, bool kKeysAreRows>
   __device__ __forceinline__ void hide(float (&s)[kColumns / 2], int ahead) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int bound = (kKeysAreRows ? (row_ + 8 * r) * p_.group : cell_[r]) + ahead - pair_;
+      const int bound = (kKeysAreRows ? (row_ + 8 * r + ahead) * p_.group : cell_[r] + ahead) - pair_;
 #pragma unroll
       for (int i = 0; i < kColumns / 4; ++i) {
         const int column = i / 2 * 8 + i % 2;
@@ -191,33 +169,26 @@ class Scorer {
     }
   }
 
-  /// Pass 2: 64 keys of each step against the pair's queries.
-  __device__ __forceinline__ void best_keys(const Item& item, const KeyLoads& keys, unsigned n, unsigned loads) const {
-    const int first_row = warpgroup_ / 2 * kPairRows;
-    const int rows = min(rows_of(item) - first_row, kPairRows);
-    const int end = rows > 0 ? cells_below(item, first_row + kPairRows) : 0;
-    const int ahead = warpgroup_ % 2 * kWarpgroupRows;
-    const std::uint32_t queries = s_.queries(n) + first_row * 128;
-    const auto* table = reinterpret_cast<const float4*>(s_.table(n) + first_row + pair_);
-    for (int i = keys.second(); i < keys.count(); ++i) {
-      const unsigned load = loads + i;
-      hopper::barrier_wait(s_.k_full(load), load / kStages % 2);
-      const int first = keys.step(i) * kStepKeys + ahead;
+  /// Pass 2. Two lanes of a quad each take one of its keys' maxima: no key is left for a later step.
+  __device__ __forceinline__ void best_keys(const Item& item, const KeyLoads& keys, unsigned loads,
+                                            const float4* table) const {
+    for (int n = keys.second(); n < keys.count(); ++n) {
+      hopper::barrier_wait(s_.k_full(loads + n), (loads + n) / kStages % 2);
+      const int first = keys.step(n) * kStepKeys + warpgroup_ * kWarpgroupRows;
+      const bool last = n + 1 == keys.count();
       const auto done = [&] {
-        release(s_.k_empty(load));
-        if (i + 1 == keys.count()) release(s_.q_empty(n));
+        release(s_.k_empty(loads + n));
+        if (last) release(s_.q_empty());
       };
-      if (first >= end) {
-        turns_.skip();
+      if (first >= item.end) {
         done();
         continue;
       }
-      with_columns(rows, [&](auto columns) {
+      with_columns(rows_of(p_, item), [&](auto columns) {
         float s[columns / 2];
-        multiply<columns, L::kChunk, L::kQChunk>(s, s_.keys(load) + ahead * 128, queries);
+        multiply<columns>(s, s_.keys(loads + n) + warpgroup_ * kWarpgroupRows * 128, s_.queries());
         done();
-        if (first + kWarpgroupRows - 1 > item.first + first_row / p_.group)
-          hide<columns, true>(s, (first - item.first) * p_.group - first_row);
+        if (first + kWarpgroupRows - 1 > item.first) hide<columns, true>(s, first - item.first);
         float best[2][2];  // [kind][key]
         find_best<columns>(s, table, best);
         write_best(item, first, best);
@@ -244,8 +215,8 @@ class Scorer {
     }
   }
 
-  /// A lane of a quad has one key and kind. exp() is monotonic. A score is not negative, so its bits order like
-  /// integers, and items meet in atomicMax, which gives the same bits in any order.
+  /// One exponential a key and kind: exp() is monotonic. A score is not negative, so its bits order like integers, and
+  /// items meet in atomicMax, which gives the same bits in any order.
   __device__ __forceinline__ void write_best(const Item& item, int first, float (&best)[2][2]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -264,38 +235,43 @@ class Scorer {
 
   const Params& p_;
   const Shared<D>& s_;
+  int team_;
   int warpgroup_;
-  hopper::Turns<kConsumers / 128> turns_;
   int row_;      ///< this thread's rows of a product: row_ and row_ + 8
   int pair_;     ///< and columns 8 j + pair_, + 1
   int cell_[2];  ///< of the item, of this thread's query rows in pass 1
 };
 
 /// 2 * 2 * head_dim FLOPs a (query, key) pair and query head; reads q once, and keys of a frame once (twice past 256
-/// of them) for every 256 / group cells, from the second-level cache: with half as many queries an item that would be
-/// the limit. Shared memory at head_dim 128: two slots of 64 KiB of queries, two stages of 32 KiB of keys.
+/// of them) for every 128 / group cells, from the second-level cache. A multiprocessor has a block of two teams, each
+/// with items of its own, so that exponentials of one run beside products of the other: two blocks instead would leave
+/// too few registers, as their producers would take part in the division. Shared memory: 32 KiB of queries and two
+/// stages of 32 KiB of keys a team at head_dim 128.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1) score_frames_sm90(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) unsigned char raw[];
-  const Shared<D> shared(raw);
-  if (threadIdx.x == 0) shared.init_barriers();
+  const int thread = static_cast<int>(threadIdx.x);
+  const bool consumes = thread < kTeams * kConsumers;
+  const int team = consumes ? thread / kConsumers : (thread - kTeams * kConsumers) / 32;
+  const Shared<D> shared(raw, team);
+  if (thread % kConsumers == 0 && consumes) shared.init_barriers();
   __syncthreads();
   // 512 x 104 + 128 x 64 registers, of 96 x 640 at the start.
-  if (threadIdx.x < kConsumers) {
+  if (consumes) {
     hopper::take_registers<104>();
-    Scorer<D>(params, shared).run();
+    Scorer<D>(params, shared, team).run();
   } else {
     hopper::give_registers<64>();
-    if (threadIdx.x == kConsumers) Producer<D>(params, shared).run();
+    if (team < kTeams && thread % 32 == 0) Producer<D>(params, shared, team).run();
   }
 }
 
 template <int D>
 void launch(const Context& context, const Params& params) {
-  constexpr std::size_t kBytes = Layout<D>::kTaken;
+  constexpr std::size_t kBytes = kTeams * Layout<D>::kBytes + 1024;  // the segment may begin 16-byte aligned
   static const bool allowed = (allow_shared(score_frames_sm90<D>, kBytes), true);
   static_cast<void>(allowed);
-  const int blocks = std::min(context.cuda->sms, params.items);
+  const int blocks = std::min(context.cuda->sms, static_cast<int>(ceil_div(params.items, kTeams)));
   score_frames_sm90<D><<<blocks, kThreads, kBytes, stream_of(context)>>>(params);
   check_launch("scoring frames");
 }
@@ -304,8 +280,9 @@ void launch(const Context& context, const Params& params) {
 
 bool score_frame_sm90_takes(const Context& context, const FrameScoreParams& p) {
   const HeadShape& shape = p.shape;
-  if (context.cuda->capability != 90 || context.cuda->smem_bytes < frames::Layout<128>::kTaken) return false;
-  if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || shape.group() > frames::kPairRows) return false;
+  if (context.cuda->capability != 90 || context.cuda->smem_bytes < frames::kTeams * frames::Layout<128>::kBytes + 1024)
+    return false;
+  if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || shape.group() > frames::kTileRows) return false;
   if (p.q.stride % 8 != 0 || !is_box_aligned(p.q.data) || p.kv.dtype != DType::kBF16) return false;
   return is_one_tensor(p.kv, shape.head_dim);
 }

@@ -7,15 +7,12 @@
 namespace purekv::cuda::frames {
 
 inline constexpr int kTileRows = kCellTileRows;  ///< packed rows of an item: cells x heads of a group, cell-major
-inline constexpr int kPairRows = kTileRows / 2;  ///< of a pair of warpgroups
 inline constexpr int kWarpgroupRows = 64;
-inline constexpr int kConsumers = 512;  ///< threads, two pairs
-inline constexpr int kThreads = kConsumers + 128;
-/// Named barriers: one a warpgroup, one a pair.
-inline constexpr int kTurnBarriers = 1, kPairBarriers = 5;
+inline constexpr int kTeams = 2;        ///< of a block, each with its items, shared memory and producer
+inline constexpr int kConsumers = 256;  ///< threads of a team, two warpgroups
+inline constexpr int kThreads = kTeams * kConsumers + 128;
 inline constexpr int kStepKeys = 128;
-inline constexpr int kStages = 2;  ///< of keys
-inline constexpr int kSlots = 2;   ///< of queries
+inline constexpr int kStages = 2;
 inline constexpr int kBoxKeys = 32;
 
 struct Params {
@@ -52,52 +49,43 @@ struct KeyLoads {
 template <int D>
 struct Layout {
   static constexpr int kChunks = D / 64;
-  static constexpr int kQChunk = kTileRows * 128;
-  static constexpr int kChunk = kStepKeys * 128;
-  static constexpr int kKeys = kSlots * kChunks * kQChunk;
+  static constexpr int kChunk = kTileRows * 128;  ///< of queries or of a stage
+  static constexpr int kKeys = kChunks * kChunk;
   static constexpr int kTables = kKeys + kStages * kChunks * kChunk;
-  static constexpr int kItems = kTables + kSlots * kTileRows * static_cast<int>(sizeof(float2));
-  static constexpr int kBarriers = kItems + kSlots * static_cast<int>(sizeof(Item));
-  static constexpr int kBytes = kBarriers + 2 * (kSlots + kStages) * 8;
-  /// The dynamic segment may begin 16-byte aligned; the swizzle needs 1024.
-  static constexpr int kTaken = kBytes + 1024;
+  static constexpr int kItem = kTables + 2 * kTileRows * static_cast<int>(sizeof(float2));
+  static constexpr int kBarriers = kItem + static_cast<int>(sizeof(Item));
+  /// Of a team; the swizzle needs multiples of 1024.
+  static constexpr int kBytes = (kBarriers + (2 + 2 * kStages) * 8 + 1023) / 1024 * 1024;
 };
 
-/// Queries come in slots, by number of item; keys in stages, by number of load.
 template <int D>
 struct Shared {
   using L = Layout<D>;
   unsigned char* base;
   std::uint32_t address;
 
-  __device__ explicit Shared(unsigned char* raw) {
+  __device__ Shared(unsigned char* raw, int team) {
     const std::uint32_t at = hopper::shared_address(raw);
-    base = raw + ((1024 - (at & 1023)) & 1023);
+    base = raw + ((1024 - (at & 1023)) & 1023) + team * L::kBytes;
     address = hopper::shared_address(base);
   }
-  __device__ std::uint32_t queries(unsigned item) const { return address + item % kSlots * L::kChunks * L::kQChunk; }
-  __device__ std::uint32_t keys(unsigned load) const {
-    return address + L::kKeys + load % kStages * L::kChunks * L::kChunk;
+  __device__ std::uint32_t queries() const { return address; }
+  __device__ std::uint32_t keys(unsigned load) const { return address + L::kKeys + load % kStages * L::kKeys; }
+  /// Of the n-th item, [kTileRows]: log-sum-exps, negative, of a row over its frame and over all it sees. Two, because
+  /// one warpgroup may be an item ahead.
+  __device__ float2* table(unsigned n) const {
+    return reinterpret_cast<float2*>(base + L::kTables) + n % 2 * kTileRows;
   }
-  /// [kTileRows]: log-sum-exps, negative, of a row over its frame and over all it sees. A warpgroup may be an item
-  /// ahead of the other of its pair.
-  __device__ float2* table(unsigned item) const {
-    return reinterpret_cast<float2*>(base + L::kTables) + item % kSlots * kTileRows;
-  }
-  __device__ Item* item(unsigned n) const { return reinterpret_cast<Item*>(base + L::kItems) + n % kSlots; }
-  __device__ std::uint32_t q_full(unsigned item) const { return address + L::kBarriers + item % kSlots * 8; }
-  __device__ std::uint32_t q_empty(unsigned item) const { return q_full(item) + kSlots * 8; }
-  __device__ std::uint32_t k_full(unsigned load) const {
-    return address + L::kBarriers + 2 * kSlots * 8 + load % kStages * 8;
-  }
+  __device__ Item* item() const { return reinterpret_cast<Item*>(base + L::kItem); }
+  __device__ std::uint32_t q_full() const { return address + L::kBarriers; }
+  __device__ std::uint32_t q_empty() const { return q_full() + 8; }
+  __device__ std::uint32_t k_full(unsigned load) const { return q_full() + 16 + load % kStages * 8; }
   __device__ std::uint32_t k_empty(unsigned load) const { return k_full(load) + kStages * 8; }
 
   /// One thread. Full barriers are completed by the producer's bytes, empty ones by every consumer warp.
   __device__ void init_barriers() const {
-    for (unsigned slot = 0; slot < kSlots; ++slot) {
-      hopper::barrier_init(q_full(slot), 1);
-      hopper::barrier_init(q_empty(slot), kConsumers / 32);
-    }
+    hopper::barrier_init(q_full(), 1);
+    hopper::barrier_init(q_empty(), kConsumers / 32);
     for (unsigned stage = 0; stage < kStages; ++stage) {
       hopper::barrier_init(k_full(stage), 1);
       hopper::barrier_init(k_empty(stage), kConsumers / 32);
@@ -111,41 +99,55 @@ template <int D>
 class Producer {
  public:
   using L = Layout<D>;
-  __device__ Producer(const Params& params, const Shared<D>& shared) : p_(params), s_(shared) {}
+  __device__ Producer(const Params& params, const Shared<D>& shared, int team) : p_(params), s_(shared), team_(team) {}
 
-  /// The first item is the block's own. An item's queries are on their way while the one before is scored.
+  /// The first item is the team's own; what comes next is known an item ahead, for its queries to be on their way
+  /// from device memory.
   __device__ void run() {
-    int index = static_cast<int>(blockIdx.x);
+    int index = static_cast<int>(blockIdx.x) * kTeams + team_;
+    int next = index < p_.items ? take() : p_.items;
+    Item item = item_of(index);
     unsigned n = 0;
     for (; index < p_.items; ++n) {
-      const int next = take();
-      const CellTile tile = p_.tiles[index / p_.kv_heads];
-      const Item item{tile.start, tile.first, tile.end, index % p_.kv_heads};
       load_queries(item, n);
+      const Item after = item_of(next);
+      const int after_next = next < p_.items ? take() : p_.items;
+      if (next < p_.items)
+        for (int chunk = 0; chunk < L::kChunks; ++chunk)
+          hopper::prefetch_box(&p_.q, chunk * 64, after.head * p_.group, after.start + after.first);
       load_keys(item);
       index = next;
+      next = after_next;
+      item = after;
     }
-    hopper::barrier_wait(s_.q_empty(n), n / kSlots % 2 ^ 1U);
-    s_.item(n)->end = 0;
-    hopper::barrier_arrive(s_.q_full(n));
+    hopper::barrier_wait(s_.q_empty(), n % 2 ^ 1U);
+    s_.item()->end = 0;
+    hopper::barrier_arrive(s_.q_full());
   }
 
  private:
-  /// Every block asks until it is told no, once: the last answer of all is known by its number, and clears the counter.
+  /// Every team with an item asks until it is told no, once: the last answer of all is known by its number, and clears
+  /// the counter.
   __device__ int take() const {
     const auto count = static_cast<unsigned>(p_.items);
     const unsigned taken = atomicAdd(p_.next, 1U);
     if (taken + 1 == count) *p_.next = 0;
-    return static_cast<int>(min(taken + gridDim.x, count));
+    return static_cast<int>(min(taken + kTeams * gridDim.x, count));
+  }
+
+  __device__ Item item_of(int index) const {
+    if (index >= p_.items) return {};
+    const CellTile tile = p_.tiles[index / p_.kv_heads];
+    return {tile.start, tile.first, tile.end, index % p_.kv_heads};
   }
 
   /// The box may reach into rows behind the item's; nobody looks at these.
   __device__ void load_queries(const Item& item, unsigned n) const {
-    hopper::barrier_wait(s_.q_empty(n), n / kSlots % 2 ^ 1U);
-    *s_.item(n) = item;
-    hopper::barrier_expect(s_.q_full(n), L::kChunks * p_.cells * p_.group * 128);
+    hopper::barrier_wait(s_.q_empty(), n % 2 ^ 1U);
+    *s_.item() = item;
+    hopper::barrier_expect(s_.q_full(), L::kChunks * p_.cells * p_.group * 128);
     for (int chunk = 0; chunk < L::kChunks; ++chunk)
-      hopper::load_box(s_.queries(n) + chunk * L::kQChunk, &p_.q, s_.q_full(n), chunk * 64, item.head * p_.group,
+      hopper::load_box(s_.queries() + chunk * L::kChunk, &p_.q, s_.q_full(), chunk * 64, item.head * p_.group,
                        item.start + item.first);
   }
 
@@ -165,6 +167,7 @@ class Producer {
 
   const Params& p_;
   const Shared<D>& s_;
+  int team_;
   unsigned loads_ = 0;
 };
 

@@ -76,18 +76,13 @@ __device__ void load_keys(const WindowKernel& p, int head, long long first, std:
 /// Base-2 maxima, or sums, of a lane's two keys over the rows of a tile. `less` are the rows' log-sum-exps.
 template <int kParts, bool kRowMax>
 __device__ __forceinline__ void add_tile(const std::uint32_t (&a)[2 * kParts][4], std::uint32_t tile, const float* less,
-                                         float scale, const hopper::Turns<kWarpgroups>& turns, float (&scores)[2]) {
+                                         float scale, float (&scores)[2]) {
   float s[32];
-  turns.take();
   hopper::wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < 2 * kParts; ++step) {
-    if (step == 2 * kParts - 3) hopper::wgmma_commit();
+  for (int step = 0; step < 2 * kParts; ++step)
     hopper::multiply_bf16_64(s, a[step], hopper::plain_operand(tile + step * kStepBytes), step != 0);
-  }
   hopper::wgmma_commit();
-  hopper::wgmma_wait<1>();
-  turns.pass();
   hopper::wgmma_wait<0>();
   hopper::pin(s);
 #pragma unroll
@@ -139,13 +134,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_keys_sm90(const WindowKerne
   const int per_head = p.padded / kTileRows;
   const long long units = (p.columns + kWarpgroupKeys - 1) / kWarpgroupKeys;
   const int warp_key = static_cast<int>(threadIdx.x) % 128 / 32 * 16;
-  const hopper::Turns<kWarpgroups> turns(1, static_cast<int>(threadIdx.x) / 128);
-  for (long long block_unit = blockIdx.x * kWarpgroups; block_unit < units; block_unit += gridDim.x * kWarpgroups) {
-    const long long unit = block_unit + threadIdx.x / 128;
-    if (unit >= units) {
-      for (int t = 0; t < count; ++t) turns.skip();
-      continue;
-    }
+  for (long long unit = blockIdx.x * kWarpgroups + threadIdx.x / 128; unit < units; unit += gridDim.x * kWarpgroups) {
     const long long first = unit * kWarpgroupKeys + warp_key;
     std::uint32_t a[2 * kParts][4];
     if (p.keys.aligned)
@@ -158,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_keys_sm90(const WindowKerne
       float scores[2] = {kRowMax ? -INFINITY : 0.0F, kRowMax ? -INFINITY : 0.0F};
       for (int i = 0; i < per_head; ++i, ++t) {
         hopper::barrier_wait(barriers + 8 * t, 0);
-        add_tile<kParts, kRowMax>(a, first_tile + t * kTileBytes<kParts>, less + t * kTileRows, p.scale, turns, scores);
+        add_tile<kParts, kRowMax>(a, first_tile + t * kTileBytes<kParts>, less + t * kTileRows, p.scale, scores);
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {

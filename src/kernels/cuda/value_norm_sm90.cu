@@ -81,13 +81,10 @@ __device__ void load_kind(const NormKernel& p, int head, long long first, bool n
 
 /// y = v U, the widest k-step first: it writes every accumulator.
 template <int kParts>
-__device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRows<kParts>& rows, std::uint32_t u,
-                                         const hopper::Turns<kWarpgroups>& turns) {
-  turns.take();
+__device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRows<kParts>& rows, std::uint32_t u) {
   hopper::wgmma_fence();
 #pragma unroll
   for (int i = 0; i < kParts; ++i) {
-    if (i == kParts / 2) hopper::wgmma_commit();
     constexpr int kSteps = 2 * kParts;
     const int part = kParts - 1 - i;
     const auto both = [&](auto columns) {
@@ -106,8 +103,6 @@ __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRo
       both(std::integral_constant<int, 32>());
   }
   hopper::wgmma_commit();
-  hopper::wgmma_wait<1>();
-  turns.pass();
   hopper::wgmma_wait<0>();
   hopper::pin(y);
 }
@@ -115,9 +110,9 @@ __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRo
 /// Adds sqrt(v^T U v) of one head to norm [row g, g + 8].
 template <int kParts>
 __device__ __forceinline__ void add_head(const ScaledRows<kParts>& rows, std::uint32_t u, float unscale,
-                                         const hopper::Turns<kWarpgroups>& turns, float (&norm)[2]) {
+                                         float (&norm)[2]) {
   float y[16 * kParts];
-  multiply<kParts>(y, rows, u, turns);
+  multiply<kParts>(y, rows, u);
   float square[2] = {};
 #pragma unroll
   for (int i = 0; i < 8 * kParts; ++i) {
@@ -157,13 +152,7 @@ __global__ void __launch_bounds__(kThreads, 1) mean_norms_sm90(const NormKernel 
   const int kinds = (p.out != nullptr ? 1 : 0) + (p.nov != nullptr ? 1 : 0);
   const long long units = (p.rows + kWarpgroupRows - 1) / kWarpgroupRows * kinds;
   const int warp_row = static_cast<int>(threadIdx.x) % 128 / 32 * 16;
-  const hopper::Turns<kWarpgroups> turns(1, static_cast<int>(threadIdx.x) / 128);
-  for (long long block_unit = blockIdx.x * kWarpgroups; block_unit < units; block_unit += gridDim.x * kWarpgroups) {
-    const long long unit = block_unit + threadIdx.x / 128;
-    if (unit >= units) {
-      for (int g = 0; g < p.group; ++g) turns.skip();
-      continue;
-    }
+  for (long long unit = blockIdx.x * kWarpgroups + threadIdx.x / 128; unit < units; unit += gridDim.x * kWarpgroups) {
     const bool novelty = p.out == nullptr || unit % kinds != 0;
     const long long first = unit / kinds * kWarpgroupRows + warp_row;
     ScaledRows<kParts> rows;
@@ -176,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, 1) mean_norms_sm90(const NormKernel 
     for (int g = 0; g < p.group; ++g) {
       const float unscale = p.unscale[head * p.group + g];
       hopper::barrier_wait(barriers + 8 * g, 0);
-      add_head<kParts>(rows, triangles + g * kTriangleBytes<kParts>, unscale, turns, norm);
+      add_head<kParts>(rows, triangles + g * kTriangleBytes<kParts>, unscale, norm);
     }
     float* to = novelty ? p.nov : p.out;
 #pragma unroll
