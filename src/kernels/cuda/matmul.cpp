@@ -2,9 +2,7 @@
 
 #include <cublasLt.h>
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 #include <map>
 #include <mutex>
 
@@ -121,27 +119,6 @@ void describe(const MatmulParams& p, Plan& plan) {
   plan.d = layout(p.out.dtype, p.weight.rows, p.x.rows, p.out.stride);
 }
 
-/// Over so many rows a GPU runs at its power limit, where the library's first choice is not its best.
-constexpr std::int64_t kManyRows = 4096;
-constexpr int kCandidates = 8;
-
-/// What an algorithm should reach of the best: how full its last wave is, times what its tile is worth where power is
-/// the limit. Measured on one H200 in turns: tiles of 128 x 256 took 1 to 6 % less time than the first choice in
-/// products of 24,576 to 32,864 rows (qkv 1.59 for 1.68 ms, down 6.33 for 6.41, the tower's qkv 0.378 for 0.401; o 1.25
-/// for 1.23).
-double worth(const cublasLtMatmulHeuristicResult_t& result) {
-  constexpr double kSmall = 0.95;
-  constexpr double kOther = 0.955;
-  int tile = 0;
-  std::size_t written = 0;
-  check(cublasLtMatmulAlgoConfigGetAttribute(&result.algo, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile, sizeof tile, &written),
-        "choosing an algorithm");
-  const double waves = std::max(static_cast<double>(result.wavesCount), 1e-3);
-  const double full = waves / std::ceil(waves);
-  if (tile == CUBLASLT_MATMUL_TILE_128x256 || tile == CUBLASLT_MATMUL_TILE_256x128) return full;
-  return full * (tile == CUBLASLT_MATMUL_TILE_128x128 ? kSmall : kOther);
-}
-
 /// The library's handle, its workspace and the plans met so far.
 class Library {
  public:
@@ -177,17 +154,15 @@ class Library {
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<std::uint32_t>(key[10]));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<std::uint32_t>(key[12]));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<std::uint32_t>(key[12]));
-    std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
+    cublasLtMatmulHeuristicResult_t best{};
     int found = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle_, plan.product, plan.a, plan.b, plan.d, plan.d, preference_,
-                                         p.x.rows < kManyRows ? 1 : kCandidates, results.data(), &found),
+    check(cublasLtMatmulAlgoGetHeuristic(handle_, plan.product, plan.a, plan.b, plan.d, plan.d, preference_, 1, &best,
+                                         &found),
           "choosing an algorithm");
     if (found == 0)
       fail(ErrorKind::kResource, "cuBLASLt has no product of {} x {} by {} in {}; use --device cpu", p.x.rows, p.x.cols,
            p.weight.rows, name_of(p.x.dtype));
-    plan.algo = std::max_element(results.begin(), results.begin() + found, [](const auto& a, const auto& b) {
-                  return worth(a) < worth(b);
-                })->algo;
+    plan.algo = best.algo;
     return plans_.emplace(key, std::move(plan)).first->second;
   }
 

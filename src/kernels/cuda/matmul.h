@@ -16,9 +16,8 @@ struct MatmulParams {
   bool accumulate = false;
 };
 
-/// 2 rows in out FLOPs. The algorithm is cuBLASLt's own first choice for the shape, over many rows the best of its
-/// first few by tile and waves; looked up once a shape and never timed, so that a run repeats bit for bit. Throws
-/// Error(kResource) where the library has none.
+/// 2 rows in out FLOPs. The algorithm is cuBLASLt's own first choice for the shape, looked up once a shape and never
+/// timed, so that a run repeats bit for bit. Throws Error(kResource) where the library has none.
 void matmul(const Context& context, const MatmulParams& params);
 
 }  // namespace purekv::cuda
