@@ -152,8 +152,8 @@ __device__ __forceinline__ float2 read_terms(const GatedKernel& p, const Place& 
   return {__ldg(p.gate_terms + col), __ldg(p.up_terms + col)};
 }
 
-/// silu(gate) * up by sigmoid(x) = (1 + tanh(x / 2)) / 2: one approximate instruction, at most 2^-12 off. An exponential
-/// and a reciprocal took 1 % of the kernel more.
+/// silu(gate) * up by sigmoid(x) = (1 + tanh(x / 2)) / 2: one approximate instruction, at most 2^-12 off. An
+/// exponential and a reciprocal took 1 % of the kernel more.
 __device__ __forceinline__ float gated(float gate, float up) {
   float tangent;
   asm("tanh.approx.f32 %0, %1;" : "=f"(tangent) : "f"(0.5F * gate));
