@@ -82,8 +82,11 @@ Context make_context(const EngineOptions& options) {
 std::int64_t resolve_chunk(const Context& context, const AskOptions& options) {
   constexpr std::int64_t kCpuRows = 512;
   constexpr std::int64_t kGpuRows = 33792;  // 32k tokens of video and their text in one piece
+  constexpr std::int64_t kWide = 16;        // any width that rows of every type allow
   if (options.prefill_chunk > 0) return options.prefill_chunk;
-  return context.backend == Backend::kCuda ? kGpuRows : kCpuRows;
+  if (context.backend == Backend::kCpu) return kCpuRows;
+  // Where both products of an MLP are stored, half the rows take as much memory.
+  return mlp_stores_up(context, kGpuRows, kWide, kWide) ? kGpuRows / 2 : kGpuRows;
 }
 
 std::int64_t resolve_sparse_from(const AskOptions& options, std::int64_t layers) {
