@@ -247,6 +247,10 @@ class Scorer {
 /// with items of its own, so that exponentials of one run beside products of the other: two blocks instead would leave
 /// too few registers, as their producers would take part in the division. Shared memory: 32 KiB of queries and two
 /// stages of 32 KiB of keys a team at head_dim 128.
+///
+/// Measured on an H200, 28/4 heads, head_dim 128, 32k rows: 209 us at 256 rows a frame, 582 us at 1,024 (mma.sync: 292
+/// and 916); products and loads alone take 153 and 410 us. Items of 256 queries loaded an item ahead, four stages of
+/// keys, and turns at the tensor cores were no faster.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1) score_frames_sm90(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) unsigned char raw[];

@@ -110,12 +110,12 @@ class Producer {
     unsigned n = 0;
     for (; index < p_.items; ++n) {
       load_queries(item, n);
+      load_keys(item);
       const Item after = item_of(next);
       const int after_next = next < p_.items ? take() : p_.items;
       if (next < p_.items)
         for (int chunk = 0; chunk < L::kChunks; ++chunk)
           hopper::prefetch_box(&p_.q, chunk * 64, after.head * p_.group, after.start + after.first);
-      load_keys(item);
       index = next;
       next = after_next;
       item = after;

