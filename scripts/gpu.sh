@@ -4,8 +4,9 @@
 #   scripts/gpu.sh [tests|bench|all] [FLAGS OF bench/gpu_bench.py]
 #
 # Tests run plainly, then under compute-sanitizer. Results go to $OUT, else bench/results/. Environment:
-#   PUREKV_SANITIZER_FILTER   gtest filter of what the sanitizer runs (default: every GPU test)
+#   PUREKV_SANITIZER_FILTER   gtest filter of what the sanitizer runs (default: every GPU test but the demo model's questions)
 #   PUREKV_SANITIZER_SECONDS  most seconds for one program under one tool (default 300)
+#   PUREKV_SANITIZER_JOBS     shards of a program under the sanitizer at a time (default 8, at most half the cores)
 #   PUREKV_GPU_SECONDS        seconds for all of it; rows that no longer fit are skipped by name (default: no limit)
 # Exit 0: all passed; 1: something failed; 4: no compiler or no GPU.
 set -euo pipefail
@@ -41,13 +42,13 @@ gpu_suites() {
     xargs sed -nE 's/^TEST_[FP]\((\w+),.*/*\1.*/p' | sort -u | paste -sd:
 }
 
-# run NAME FILTER COMMAND...: runs a test program and adds a line to the table. A crash, a report of the sanitizer and a
+# run NAME COMMAND...: runs tests and adds a line to the table. A crash, a report of the sanitizer and a
 # time-out are failures of their own.
 run() {
-  local name=$1 filter=$2 log rc=0 begin=$SECONDS passed failed skipped
-  shift 2
+  local name=$1 log rc=0 begin=$SECONDS passed failed skipped
+  shift
   log="$logs/${name// /_}.log"
-  "$@" --gtest_filter="$filter" --gtest_color=no >"$log" 2>&1 || rc=$?
+  "$@" >"$log" 2>&1 || rc=$?
   passed=$(grep -cE '^\[       OK \]' "$log" || true)
   failed=$(grep -cE '^\[  FAILED  \] .*\([0-9]+ ms\)$' "$log" || true)
   skipped=$(grep -cE '^\[  SKIPPED \] .*\([0-9]+ ms\)$' "$log" || true)
@@ -63,6 +64,28 @@ run() {
   table+=("$(printf '%-34s %7d %7d %8d %8d' "$name" "$passed" "$failed" "$skipped" $((SECONDS - begin)))")
 }
 
+# sanitize PROGRAM TOOL FILTER SECONDS: shards of a test program under compute-sanitizer at once. What they print follows
+# one another in the order of the shards; the exit status is the largest.
+sanitize() {
+  local program=$1 tool=$2 filter=$3 seconds=$4 jobs=${PUREKV_SANITIZER_JOBS:-8} rc=0 shard
+  [ "$jobs" -le $(($(nproc) / 2)) ] || jobs=$((($(nproc) + 1) / 2))
+  local dir pids=()
+  dir=$(mktemp -d)
+  for ((shard = 0; shard < jobs; ++shard)); do
+    GTEST_TOTAL_SHARDS=$jobs GTEST_SHARD_INDEX=$shard timeout -k 5 "$seconds" compute-sanitizer --tool "$tool" \
+      --error-exitcode 9 "$program" --gtest_filter="$filter" --gtest_color=no >"$dir/$shard" 2>&1 &
+    pids+=($!)
+  done
+  for ((shard = 0; shard < jobs; ++shard)); do
+    local one=0
+    wait "${pids[$shard]}" || one=$?
+    [ $one -le $rc ] || rc=$one
+    cat "$dir/$shard"
+  done
+  rm -r "$dir"
+  return $rc
+}
+
 # The demo model's prompts as ids and frames, for the tests that ask both backends; they are skipped by name without.
 record_prompts() {
   [ -f build/prompts/prompts.json ] && return
@@ -71,18 +94,20 @@ record_prompts() {
 }
 
 run_tests() {
-  local filter program tool seconds=${PUREKV_SANITIZER_SECONDS:-300}
+  local filter checked program tool seconds=${PUREKV_SANITIZER_SECONDS:-300}
   filter=$(gpu_suites)
   [ -n "$filter" ] || { echo "gpu.sh: no test uses support/cuda.h" >&2; exit 1; }
+  checked=${PUREKV_SANITIZER_FILTER:-$filter-*DemoTest.*}
   record_prompts
-  for program in "$bin"/*_tests; do run "$(basename "$program")" "$filter" "$program"; done
+  for program in "$bin"/*_tests; do
+    run "$(basename "$program")" "$program" --gtest_filter="$filter" --gtest_color=no
+  done
   for tool in memcheck racecheck; do
     command -v compute-sanitizer >/dev/null || { echo "gpu.sh: no compute-sanitizer, left out" >&2; break; }
     for program in "$bin"/*_tests; do
       # Programs without a matching test are not worth a start of the tool.
-      "$program" --gtest_list_tests --gtest_filter="${PUREKV_SANITIZER_FILTER:-$filter}" | grep -q '^  ' || continue
-      run "$(basename "$program") $tool" "${PUREKV_SANITIZER_FILTER:-$filter}" timeout -k 5 "$seconds" \
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "$program"
+      "$program" --gtest_list_tests --gtest_filter="$checked" | grep -q '^  ' || continue
+      run "$(basename "$program") $tool" sanitize "$program" "$tool" "$checked" "$seconds"
     done
   done
 }
