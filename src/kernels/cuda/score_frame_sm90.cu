@@ -248,7 +248,7 @@ class Scorer {
 /// too few registers, as their producers would take part in the division. Shared memory: 32 KiB of queries and two
 /// stages of 32 KiB of keys a team at head_dim 128.
 ///
-/// Measured on an H200, 28/4 heads, head_dim 128, 32k rows: 209 us at 256 rows a frame, 582 us at 1,024 (mma.sync: 292
+/// Measured on an H200, 28/4 heads, head_dim 128, 32k rows: 205 us at 256 rows a frame, 558 us at 1,024 (mma.sync: 292
 /// and 916); products and loads alone take 153 and 410 us. Items of 256 queries loaded an item ahead, four stages of
 /// keys, and turns at the tensor cores were no faster.
 template <int D>
