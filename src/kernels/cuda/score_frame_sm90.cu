@@ -178,7 +178,7 @@ class Scorer {
       const bool last = n + 1 == keys.count();
       const auto done = [&] {
         release(s_.k_empty(loads + n));
-        if (last) release(s_.q_empty());
+        if (last) hopper::barrier_arrive(s_.q_empty());
       };
       if (first >= item.end) {
         done();

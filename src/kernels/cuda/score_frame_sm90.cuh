@@ -82,10 +82,11 @@ struct Shared {
   __device__ std::uint32_t k_full(unsigned load) const { return q_full() + 16 + load % kStages * 8; }
   __device__ std::uint32_t k_empty(unsigned load) const { return k_full(load) + kStages * 8; }
 
-  /// One thread. Full barriers are completed by the producer's bytes, empty ones by every consumer warp.
+  /// One thread. Full barriers are completed by the producer's bytes; keys are empty once every consumer warp has left
+  /// them, queries once every thread has, for each reads the item that lies beside them.
   __device__ void init_barriers() const {
     hopper::barrier_init(q_full(), 1);
-    hopper::barrier_init(q_empty(), kConsumers / 32);
+    hopper::barrier_init(q_empty(), kConsumers);
     for (unsigned stage = 0; stage < kStages; ++stage) {
       hopper::barrier_init(k_full(stage), 1);
       hopper::barrier_init(k_empty(stage), kConsumers / 32);
