@@ -81,7 +81,7 @@ struct ModelSummary {
   PreprocessConfig preprocess;
 };
 
-/// From the files' headers, for the options' device: shapes are checked, no weight is read or taken to a GPU.
+/// From the files' headers, for the options' device: shapes are checked, no matrix is read or taken to a GPU.
 /// Throws Error as loading would.
 ModelSummary inspect_model(const EngineOptions& options);
 

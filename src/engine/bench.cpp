@@ -96,7 +96,8 @@ void check_memory(const BenchRequest& r, const Context& context, const ModelConf
       bytes +=
           static_cast<double>(r.batch) * (kv * static_cast<double>(kept + 32) + 4.0 * static_cast<double>(text.vocab));
     else
-      bytes += static_cast<double>(prefill_bytes(context, text, rows, kept, resolve_chunk(context, r.ask)));
+      bytes +=
+          static_cast<double>(prefill_bytes(context, text, rows, kept, resolve_chunk(context, r.ask), weight_type(r)));
   } else if (r.kind == BenchKind::kVision) {
     const std::int64_t cells = r.tokens_per_frame > 0 ? r.tokens_per_frame : r.tokens;
     bytes = element * static_cast<double>(vision.depth) * static_cast<double>(block_weights(vision)) +

@@ -102,7 +102,7 @@ std::int64_t kv_row_bytes(const Context& context, const TextConfig& config) {
 }
 
 std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std::int64_t rows, std::int64_t kept_rows,
-                           std::int64_t chunk) {
+                           std::int64_t chunk, DType weights) {
   constexpr std::int64_t kFloat = sizeof(float);
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
   const std::int64_t width = config.heads.heads * config.heads.head_dim;
@@ -110,10 +110,10 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   // cos and sin, log-sum-exp in float32; hidden rows, queries and attended rows as between two operations.
   const std::int64_t a_row =
       kFloat * (config.heads.head_dim + config.heads.heads) + between * (config.hidden + 2 * width);
-  // fp8 weights read the inner rows in one byte more.
   const std::int64_t at_once = std::min(chunk, rows);
   const bool stores_up = mlp_stores_up(context, at_once, config.hidden, config.ffn);
-  const std::int64_t inner = stores_up ? 2 * between * config.ffn : (between + 1) * config.ffn;
+  const std::int64_t scaled = weights == DType::kFp8 ? 1 : 0;  // fp8 weights read the inner rows in a byte each
+  const std::int64_t inner = config.ffn * ((stores_up ? 2 : 1) * between + scaled);
   const std::int64_t row_wise = at_once * (between * (config.hidden + qkv) + inner);
   const std::int64_t kv_row = kv_row_bytes(context, config);
   return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;

@@ -88,7 +88,8 @@ void Generation::plan() {
   const std::int64_t kept = budget.compress ? std::min(rows, budget.rows + text_rows) : rows;
   answer_.prefill_chunk = resolve_chunk(model_.context, options_);
   // The tower is done before the prefill begins; the hidden rows are there in both.
-  std::int64_t bytes = prefill_bytes(model_.context, model_.config.text, rows, kept, answer_.prefill_chunk);
+  std::int64_t bytes = prefill_bytes(model_.context, model_.config.text, rows, kept, answer_.prefill_chunk,
+                                     model_.language.layers.front().gate.weight.dtype);
   for (const ClipInfo& clip : parts.media)
     bytes = std::max(bytes, hidden_bytes(model_, rows) +
                                 tower_bytes(model_.context, model_.config.vision,

@@ -26,6 +26,13 @@ void MediaEncoder::read_frames(ClipSource& source, std::int64_t step, Frames& fr
       fail(ErrorKind::kInput, "{} ended after {} of {} sampled frames; the file may be truncated", source.info().path,
            step * static_cast<std::int64_t>(frames.size()) + static_cast<std::int64_t>(f),
            source.info().frame_indices.size());
+    const auto bytes =
+        static_cast<std::size_t>(source.info().height) * static_cast<std::size_t>(source.info().width) * 3;
+    if (frames[f].size() != bytes)
+      fail(ErrorKind::kInput,
+           "{}: frame {} has {} bytes, {} x {} pixels take {}; the source must keep to its own sizes",
+           source.info().path, step * static_cast<std::int64_t>(frames.size()) + static_cast<std::int64_t>(f),
+           frames[f].size(), source.info().height, source.info().width, bytes);
   }
 }
 
@@ -51,6 +58,7 @@ void MediaEncoder::encode(ClipSource& source, const MatrixView& out, NpyWriter* 
   const std::int64_t width = vision.patch_values();
   const std::int64_t slice_bytes = rows * width;  // a byte a value
   const std::int64_t most = slices_at_once(model_.context, rows, clip.grid_t);
+  tower_.prepare(clip.grid_h, clip.grid_w, most);  // first: a clip before may have left more than this one needs
   const Buffer frames(model_.context, most * slice_bytes);
   const Matrix patches(model_.context, DType::kF32, most * rows, width);
   staging_.resize(static_cast<std::size_t>(most * slice_bytes));

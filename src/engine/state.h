@@ -45,8 +45,8 @@ std::int64_t kv_row_bytes(const Context& context, const TextConfig& config);
 std::int64_t device_weight_bytes(const ModelConfig& config, WeightType type);
 
 /// Bytes that a prefill of `rows` takes beside the weights: activations, one layer's KV scratch and
-/// the rows kept of every layer.
+/// the rows kept of every layer. `weights`: type of the language model's linear layers on the device.
 std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std::int64_t rows, std::int64_t kept_rows,
-                           std::int64_t chunk);
+                           std::int64_t chunk, DType weights);
 
 }  // namespace purekv

@@ -15,7 +15,7 @@ namespace purekv {
 /// Gram matrices (W_o^h)^T W_o^h of one layer: [heads, head_dim, head_dim] float32, so that
 /// ||W_o^h v||^2 = v^T G_h v costs head_dim^2 and not hidden * head_dim.
 struct GramView {
-  const float* data = nullptr;
+  const float* data = nullptr;   ///< null where there is a packed form
   const void* packed = nullptr;  ///< the same as a GPU's kernels multiply by it (kernels/value_norm.h)
 };
 

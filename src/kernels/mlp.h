@@ -14,8 +14,8 @@ struct MlpParams {
   MatrixView out;                 ///< [rows, hidden] the residual stream; may be x
 };
 
-/// The SwiGLU MLP of a block: 6 rows hidden ffn FLOPs. With fp8 weights what lies between the products is scaled and
-/// rounded as it is made, and never stored in 16 bits.
+/// The SwiGLU MLP of a block: 6 rows hidden ffn FLOPs. With fp8 weights what lies between the products is scaled by
+/// rows: as SwiGLU makes it, or, where one kernel makes the gated half, in a pass over its bf16 rows.
 void mlp(const Context& context, const MlpParams& params);
 
 /// Whether x U^T of so many rows has to be stored: false where one kernel makes both halves (Hopper, many rows).

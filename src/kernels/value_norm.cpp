@@ -109,7 +109,7 @@ void norm_rows(const ValueNormParams& p, const float* grams, std::int64_t head, 
 }  // namespace
 
 void value_norm(const Context& context, const ValueNormParams& p) {
-  PUREKV_ASSERT((p.out == nullptr && p.nov == nullptr) || p.gram != nullptr);
+  PUREKV_ASSERT((p.out == nullptr && p.nov == nullptr) || p.gram != nullptr || p.packed != nullptr);
   PUREKV_ASSERT(p.nov == nullptr || p.table != nullptr);
   if constexpr (kHasCuda)
     if (context.backend == Backend::kCuda) return cuda::value_norm(context, p);

@@ -14,8 +14,8 @@ namespace purekv {
 struct ValueNormParams {
   HeadShape shape;
   KvView kv;                          ///< l rows
-  const float* gram = nullptr;        ///< [heads, d, d], for `out` and `nov`
-  const void* packed = nullptr;       ///< GramParams::packed of it; null on a GPU: made at every call
+  const float* gram = nullptr;        ///< [heads, d, d], for `out` and `nov`; not needed beside `packed`
+  const void* packed = nullptr;       ///< GramParams::packed of it, GPU only; null there: made of `gram` at every call
   const FrameTable* table = nullptr;  ///< for `nov`
   float* l2 = nullptr;                ///< [kv_heads, l] ||v||, or null
   float* out = nullptr;               ///< [kv_heads, l] mean_h ||W_o^h v||, or null

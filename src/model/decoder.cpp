@@ -79,7 +79,7 @@ void Decoder::finish_layer(std::int64_t layer, const ConstMatrixView& attended, 
 GramView Decoder::gram(std::int64_t layer) const {
   const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   const HeadShape& heads = config_.heads;
-  if (w.gram.bytes() == 0) {
+  if (w.gram.bytes() == 0 && w.packed_gram.bytes() == 0) {
     const std::int64_t floats = heads.heads * heads.head_dim * heads.head_dim;
     Buffer made(context_, floats * static_cast<std::int64_t>(sizeof(float)));
     Buffer packed(context_, packed_gram_bytes(context_, heads));
@@ -88,7 +88,8 @@ GramView Decoder::gram(std::int64_t layer) const {
                             .scales = w.o.scales.as<float>(),
                             .gram = made.as<float>(),
                             .packed = packed.data()});
-    w.gram = std::move(made);  // kept only once it is whole: the call may run out of memory
+    // Kept only once it is whole: the call may run out of memory. A GPU reads the packed form alone.
+    if (packed.bytes() == 0) w.gram = std::move(made);
     w.packed_gram = std::move(packed);
   }
   return {w.gram.as<float>(), w.packed_gram.data()};

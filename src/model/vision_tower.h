@@ -32,6 +32,8 @@ class VisionTower {
  public:
   VisionTower(const Context& context, const VisionConfig& config, const VisionWeights& weights);
 
+  /// Takes what `slices` of a grid need and gives back what another grid needed; `encode` does so too.
+  void prepare(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices);
   /// patches [slices * grid_h * grid_w, patch_values] float32 -> out [slices * grid_h * grid_w / merge^2, out_hidden]
   /// float32 or context.activation(), raster.
   void encode(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices, const ConstMatrixView& patches,
@@ -50,7 +52,6 @@ class VisionTower {
     Matrix qkv;               ///< [rows, 3 * hidden]
     Matrix normed, gate, up;  ///< a chunk of rows; kept, because fresh pages cost time in every block
   };
-  void prepare(std::int64_t grid_h, std::int64_t grid_w, std::int64_t slices);
   void place(Grid& grid) const;
   void take_memory(Grid& grid) const;
   void embed(const ConstMatrixView& patches);

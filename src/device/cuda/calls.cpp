@@ -63,7 +63,7 @@ void upload(CudaDevice& device, void* to, const void* from, std::int64_t bytes) 
   cuda_check(cudaStreamIsCapturing(device.stream, &capturing), "asking for a capture");
   PUREKV_ASSERT(capturing == cudaStreamCaptureStatusNone);  // a replay would read host memory that is long gone
   if (bytes > UploadRing::kInlineBytes && bytes <= UploadRing::kMostBytes)
-    return device.uploads.upload(device.stream, to, from, bytes);
+    return device.uploads->upload(device.stream, to, from, bytes);
   // Pageable memory: the runtime has staged the host's bytes when this returns.
   cuda_check(cudaMemcpyAsync(to, from, size(bytes), cudaMemcpyHostToDevice, device.stream), "copying to the GPU");
 }

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <memory>
 #include <string>
 
 #include "device/context.h"
@@ -19,7 +20,7 @@ struct CudaDevice {
   std::string name;
   cudaStream_t stream = nullptr;
   cudaMemPool_t pool = nullptr;
-  cuda::UploadRing uploads;
+  std::shared_ptr<cuda::UploadRing> uploads;  ///< shared by copies: the ring knows what is still on its way
 };
 
 /// Throws Error(kResource) with CUDA's own words for `what`. Every call and every launch goes through it.

@@ -51,7 +51,8 @@ CudaDevice make_device() {
   // Freed blocks stay in the pool: a prefill takes and gives scratch once a layer.
   std::uint64_t keep = ~std::uint64_t{0};
   cuda_check(cudaMemPoolSetAttribute(device.pool, cudaMemPoolAttrReleaseThreshold, &keep), "setting the memory pool");
-  device.uploads.open();
+  device.uploads = std::make_shared<UploadRing>();
+  device.uploads->open();
   return device;
 }
 

@@ -22,6 +22,10 @@ class UploadRing {
   /// The most one upload passes through: beyond that the copy takes longer than the wait that it saves.
   static constexpr std::int64_t kMostBytes = 4 * kSectionBytes;
 
+  UploadRing() = default;
+  UploadRing(const UploadRing&) = delete;
+  UploadRing& operator=(const UploadRing&) = delete;
+
   /// Takes the memory, for the life of the process. Throws Error(kResource) where that fails.
   void open();
   /// Queues the copy of `bytes` (at most kMostBytes) on `stream`, always the same one. Not inside a graph's capture.

@@ -122,7 +122,8 @@ class Consumer : Softmax<D> {
   }
 
   /// s = Q K^T. The first 16 values go through all 128 columns whatever is asked: every accumulator must come from a
-  /// wgmma, or the compiler puts a wait after each of them. The rest covers kColumns.
+  /// wgmma, or the compiler puts a wait after each of them. The rest covers kColumns, without a fence of ours where the
+  /// shape changes: ptxas puts in its own (C7519), and with ours it serialises the products (C7511).
   template <int kColumns>
   __device__ __forceinline__ static void multiply_keys(float (&s)[64], std::uint32_t q, std::uint32_t k) {
     const std::uint64_t a = hopper::swizzled_operand(q, 16);

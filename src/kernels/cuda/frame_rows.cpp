@@ -24,6 +24,7 @@ std::vector<std::int32_t> earlier_rows(const FrameTable& table) {
 std::vector<FrameTile> frame_tiles(const FrameTable& table, std::int64_t group) {
   std::vector<FrameTile> tiles;
   for (const FrameSpan& frame : table.frames) {
+    if (frame.rows() == 0) continue;
     const auto packed = static_cast<std::int32_t>(frame.rows() * group);
     // The last rows see the most keys: their blocks begin first.
     for (std::int32_t first = (packed - 1) / kFrameTileRows * kFrameTileRows; first >= 0; first -= kFrameTileRows)
@@ -37,6 +38,7 @@ std::vector<CellTile> cell_tiles(const FrameTable& table, std::int64_t group) {
   const auto most = static_cast<std::int32_t>(std::max<std::int64_t>(1, kCellTileRows / group));
   std::vector<CellTile> tiles;
   for (const FrameSpan& frame : table.frames) {
+    if (frame.rows() == 0) continue;
     const std::int32_t count = (frame.rows() + most - 1) / most;
     const std::int32_t cells = (frame.rows() + count - 1) / count;
     for (std::int32_t first = (frame.rows() - 1) / cells * cells; first >= 0; first -= cells)

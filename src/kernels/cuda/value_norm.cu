@@ -202,8 +202,6 @@ void launch_lengths(const Context& context, const NormKernel& p, unsigned kv_hea
   check_launch("measuring values");
 }
 
-bool is_narrow(const HeadShape& shape) { return shape.head_dim <= 2 * kDimsAPart; }
-
 /// Of one head.
 std::int64_t triangle_bytes(const Context& context, const HeadShape& shape) {
   if (value_norm_sm90_takes(context, shape)) return value_norm_sm90_triangle_bytes(shape);

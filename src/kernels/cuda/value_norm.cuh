@@ -28,6 +28,9 @@ struct NormKernel {
   float* nov;
 };
 
+/// Whether two parts of kDimsAPart dims hold a head's row; else it takes four.
+inline bool is_narrow(const HeadShape& shape) { return shape.head_dim <= 2 * kDimsAPart; }
+
 __device__ inline unsigned pack_half(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const unsigned*>(&pair);

@@ -81,7 +81,8 @@ __device__ void load_kind(const NormKernel& p, int head, long long first, bool n
   }
 }
 
-/// y = v U, the widest k-step first: it writes every accumulator.
+/// y = v U, the widest k-step first: it writes every accumulator. No fence where the shape changes: the products of a
+/// warpgroup run in order, and with one ptxas serialises them (C7511).
 template <int kParts>
 __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRows<kParts>& rows, std::uint32_t u) {
   hopper::wgmma_fence();
@@ -177,8 +178,6 @@ __global__ void __launch_bounds__(kThreads, 1) mean_norms_sm90(const NormKernel 
     }
   }
 }
-
-bool is_narrow(const HeadShape& shape) { return shape.head_dim <= 2 * kDimsAPart; }
 
 std::int64_t shared_bytes(const HeadShape& shape) {
   return shape.group() * (value_norm_sm90_triangle_bytes(shape) + 8);
