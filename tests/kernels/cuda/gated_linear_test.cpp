@@ -36,13 +36,12 @@ class CudaGatedLinear : public CudaTest {
     [[nodiscard]] std::int64_t x_stride() const { return size.in + size.x_pad; }
     [[nodiscard]] std::int64_t out_stride() const { return size.out + size.out_pad; }
     [[nodiscard]] GatedLinearParams device() const {
-      const MatrixView up_rows{work.data(), DType::kBF16, size.rows, size.out, size.out};
       return {.x = {x_device.data(), DType::kBF16, size.rows, size.in, x_stride()},
               .norm = {},
               .gate = gate.operand(size.bias),
               .up = up.operand(size.bias),
               .out = {out.data(), DType::kBF16, size.rows, size.out, out_stride()},
-              .work = size.has_work ? up_rows : MatrixView()};
+              .work = {size.has_work ? work.data() : nullptr, DType::kBF16, size.rows, size.out, size.out}};
     }
   };
 
