@@ -6,7 +6,9 @@
 #include <memory>
 #include <numeric>
 
+#include "device/cuda/cuda_device.h"
 #include "device/memory.h"
+#include "kernels/mlp.h"
 #include "kernels/random_bits.h"
 #include "model/decode_session.h"
 #include "model/decoder.h"
@@ -36,9 +38,10 @@ TextConfig small_config() {
 }
 
 /// Random bf16 rows in the type of the context's residual stream, the same values on both backends.
-Matrix random_hidden(const Context& context, std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
+Matrix random_hidden(const Context& context, std::int64_t rows, std::int64_t cols, float magnitude,
+                     std::uint64_t seed) {
   std::vector<std::uint16_t> bits(static_cast<std::size_t>(rows * cols));
-  random_bits({}, {bits.data(), DType::kBF16, rows, cols, cols}, 1.0F, seed);
+  random_bits({}, {bits.data(), DType::kBF16, rows, cols, cols}, magnitude, seed);
   Matrix hidden(context, context.activation(), rows, cols);
   if (context.activation() == DType::kBF16)
     upload(context, hidden.view().data, bits.data(), 2 * rows * cols);
@@ -55,6 +58,8 @@ struct ModelRun {
   Decoder decoder;
   FrameTable table;
   KvCache cache;
+  float magnitude = 1;  ///< of the prompt's rows
+  Matrix hidden;        ///< [rows, hidden] the residual stream after every layer but the last
   std::vector<float> logits;
   std::vector<std::vector<float>> scores;  ///< [layer][kv_heads, columns] what was ranked, where it was asked for
 
@@ -77,7 +82,7 @@ struct ModelRun {
     const AttentionPlan dense = make_plan(table, {.block_rows = block_rows});
     const AttentionPlan sparse =
         make_plan(table, {.pattern = pattern, .local_window = 40, .atrous_rate = 3, .block_rows = block_rows});
-    const Matrix hidden = random_hidden(context, table.rows, config.hidden, seed);
+    hidden = random_hidden(context, table.rows, config.hidden, magnitude, seed);
     ScoreSink sink;  // makes a GPU wait in every layer
     if (keep_scores)
       sink = [this](std::string_view name, std::int64_t, const float* data, std::int64_t kv_heads,
@@ -102,6 +107,12 @@ struct ModelRun {
     const Matrix out(context, DType::kF32, 1, config.vocab);
     prefill.last_logits(out.view());
     logits = to_host<float>(context, out.view().data, config.vocab);
+  }
+
+  [[nodiscard]] std::vector<float> hidden_rows() const {
+    const std::int64_t count = table.rows * config.hidden;
+    if (hidden.view().dtype == DType::kF32) return to_host<float>(context, hidden.view().data, count);
+    return widen(to_host<std::uint16_t>(context, hidden.view().data, count));
   }
 
   /// Logits after each of some given tokens.
@@ -183,6 +194,31 @@ TEST_F(CudaModelTest, PrefillAndDecodeFollowTheCpu) {
     }
 }
 
+/// Chunks whose MLP one kernel halves on a Hopper, all rows at once and before a shorter chunk that takes two products.
+TEST_F(CudaModelTest, LargeChunksFollowTheCpu) {
+  const bool hopper = context_.cuda->capability == 90;
+  const TextConfig config = small_config();
+  EXPECT_EQ(mlp_stores_up(context_, 604, config.hidden, config.ffn), !hopper);
+  EXPECT_EQ(mlp_stores_up(context_, 256, config.hidden, config.ffn), !hopper);
+  EXPECT_TRUE(mlp_stores_up(context_, 255, config.hidden, config.ffn));
+  const std::array<FrameTable, 2> tables = {make_table(7, {{8, 9, 8}}, 0, 21), make_table(7, {{6, 8, 10}}, 0, 24)};
+  ASSERT_EQ(tables[0].rows, 604);
+  ASSERT_EQ(tables[1].rows, 256 + 255);  // a prefill takes even chunks
+  for (const FrameTable& table : tables) {
+    const std::int64_t chunk = table.rows == 604 ? 1024 : 256;
+    SCOPED_TRACE(testing::Message() << table.rows << " rows by " << chunk);
+    ModelRun cpu(cpu_, table);
+    ModelRun gpu(context_, table);
+    cpu.magnitude = gpu.magnitude = 0x1p-4F;  // what layers add is no small part of the sum
+    cpu.prefill(keeps(Score::kOwnFrame, 100), Pattern::kDense, 512, 9);
+    gpu.prefill(keeps(Score::kOwnFrame, 100), Pattern::kDense, chunk, 9);
+    EXPECT_LT(nmse(gpu.hidden_rows(), cpu.hidden_rows()), kModelBound);
+    EXPECT_LT(nmse(gpu.logits, cpu.logits), kModelBound);
+    const std::vector<std::int32_t> ids = {5, 999, 31};
+    EXPECT_LT(nmse(gpu.decode(ids), cpu.decode(ids)), kModelBound);
+  }
+}
+
 TEST_F(CudaModelTest, EveryScoreSelectsAndRepeatsBitForBit) {
   for (const Score score : {Score::kOwn, Score::kClie, Score::kFrame, Score::kOwnFrame, Score::kClieFrame}) {
     CompressionOptions options = keeps(score, 10);
@@ -254,12 +290,15 @@ TEST_F(CudaModelTest, VisionTowerFollowsTheCpu) {
     random_bits(context_, b.view(), 1.0F, 7);
     const Matrix reference(cpu_, DType::kF32, rows / 4, config.out_hidden);
     const Matrix out(context_, DType::kF32, rows / 4, config.out_hidden);
+    const Matrix narrow(context_, context_.activation(), rows / 4, config.out_hidden);  // the engine's hidden rows
     cpu.encode(h, w, slices, a.view(), reference.view());
     gpu.encode(h, w, slices, b.view(), out.view());
+    gpu.encode(h, w, slices, b.view(), narrow.view());
+    SCOPED_TRACE(testing::Message() << h << "x" << w);
     const std::int64_t size = rows / 4 * config.out_hidden;
-    EXPECT_LT(nmse(to_host<float>(context_, out.view().data, size), to_host<float>(cpu_, reference.view().data, size)),
-              kModelBound)
-        << h << "x" << w;
+    const std::vector<float> want = to_host<float>(cpu_, reference.view().data, size);
+    EXPECT_LT(nmse(to_host<float>(context_, out.view().data, size), want), kModelBound);
+    EXPECT_LT(nmse(widen(to_host<std::uint16_t>(context_, narrow.view().data, size)), want), kModelBound);
   }
 }
 

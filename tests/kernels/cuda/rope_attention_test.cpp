@@ -5,7 +5,9 @@
 #include <cmath>
 #include <limits>
 
+#include "device/cuda/cuda_device.h"
 #include "kernels/attention.h"
+#include "kernels/cuda/ops.h"
 #include "kernels/rope.h"
 #include "sparse/plan.h"
 #include "support/cuda.h"
@@ -45,14 +47,18 @@ class CudaRopeAttention : public CudaTest {
     const AttentionPlan plan = make_segment_plan(starts, plan_block_rows(context_));
     const std::int64_t stride = p.hidden() + out_pad;
     const Buffer out = poisoned(context_, p.rows * stride * 2);
-    rope_attention(context_, {.heads = p.heads,
-                              .head_dim = p.head_dim,
-                              .scale = scale(p),
-                              .qkv = {p.device_qkv.data(), DType::kBF16, p.rows, 3 * p.hidden(), p.stride()},
-                              .cos = p.device_cos.as<float>(),
-                              .sin = p.device_sin.as<float>(),
-                              .plan = &plan,
-                              .out = {out.data(), DType::kBF16, p.rows, p.hidden(), stride}});
+    const RopeAttentionParams params{.heads = p.heads,
+                                     .head_dim = p.head_dim,
+                                     .scale = scale(p),
+                                     .qkv = {p.device_qkv.data(), DType::kBF16, p.rows, 3 * p.hidden(), p.stride()},
+                                     .cos = p.device_cos.as<float>(),
+                                     .sin = p.device_sin.as<float>(),
+                                     .plan = &plan,
+                                     .out = {out.data(), DType::kBF16, p.rows, p.hidden(), stride}};
+    const bool takes = cuda::rope_attention_takes(context_, params);
+    EXPECT_TRUE(context_.cuda->capability != 90 || takes == is_meant(p, starts, out_pad))
+        << "its own kernel: " << takes;
+    rope_attention(context_, params);
     const std::vector<float> all = widen(to_host<std::uint16_t>(context_, out.data(), p.rows * stride));
     std::vector<float> rows;
     for (std::int64_t i = 0; i < p.rows * stride; ++i)
@@ -61,6 +67,13 @@ class CudaRopeAttention : public CudaTest {
       else
         EXPECT_TRUE(std::isnan(all[static_cast<std::size_t>(i)])) << "between rows";
     return rows;
+  }
+
+  /// What the tower's windows are: at most 64 rows of whole 16 bytes, heads of 64 or 80.
+  static bool is_meant(const Problem& p, const std::vector<std::int32_t>& starts, std::int64_t out_pad) {
+    for (std::size_t i = 0; i + 1 < starts.size(); ++i)
+      if (starts[i + 1] - starts[i] > 64) return false;
+    return (p.head_dim == 64 || p.head_dim == 80) && p.pad % 8 == 0 && out_pad % 8 == 0;
   }
 
   std::vector<float> on_host(Problem& p, const std::vector<std::int32_t>& starts) {

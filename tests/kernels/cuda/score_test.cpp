@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "device/cuda/cuda_device.h"
+#include "kernels/cuda/score_frame_sm90.h"
+#include "kernels/cuda/score_window_sm90.h"
 #include "support/cuda.h"
 #include "support/random.h"
 #include "support/tables.h"
@@ -88,6 +90,8 @@ class CudaScore : public CudaTest {
     for (CudaDevice* device : {context_.cuda, &older}) {
       Context context = context_;
       context.cuda = device;
+      const bool is_meant = shape.head_dim % 8 == 0 && shape.group() <= 128;
+      ASSERT_EQ(cuda::score_frame_sm90_takes(context, p), is_meant && device->capability == 90) << name;
       upload(context, out_local.data(), poison.data(), count * 4);
       upload(context, out_self.data(), poison.data(), count * 4);
       frame_score(context, p);
@@ -146,6 +150,8 @@ class CudaScore : public CudaTest {
         for (const float* known : {static_cast<const float*>(nullptr), lse.as<const float>()}) {
           Context context = context_;
           context.cuda = device;
+          const bool is_meant = shape.group() * ((window + 63) / 64) <= 13;
+          ASSERT_TRUE(device->capability != 90 || !is_meant || cuda::score_window_sm90_takes(context, shape, window));
           upload(context, out.data(), poison.data(), count * 4);
           p.lse = known;
           window_score(context, p);
@@ -173,6 +179,24 @@ TEST_F(CudaScore, FramesOfRealShapesAndOddOnes) {
   for (const std::int64_t head_dim : {12, 16, 64, 80, 100, 128})
     expect_frames("odd grids", {.heads = 9, .kv_heads = 3, .head_dim = head_dim}, odd, 2, 0);
   expect_frames("one key head", {.heads = 32, .kv_heads = 1, .head_dim = 64}, odd, 1, 0);
+}
+
+/// Around the steps of 128 keys and the tiles of 256 rows, each frame alone in its clip.
+TEST_F(CudaScore, FramesAroundTheStepsOfTheKernels) {
+  const FrameTable steps =
+      make_table(3, {{1, 1, 127}, {2, 8, 16}, {1, 3, 43}, {1, 16, 16}, {1, 1, 257}, {1, 16, 24}, {1, 5, 77}}, 2, 30);
+  for (const std::int64_t head_dim : {72, 96})
+    expect_frames("steps", {.heads = 6, .kv_heads = 2, .head_dim = head_dim}, steps, 2, 3);
+  expect_frames("steps, group 7", {.heads = 7, .kv_heads = 1, .head_dim = 128}, steps, 2, 0);
+  expect_frames("steps, group 1", {.heads = 2, .kv_heads = 2, .head_dim = 64}, steps, 2, 0);
+}
+
+TEST_F(CudaScore, MostKeyHeads) {
+  const FrameTable table = make_table(5, {{3, 5, 9}}, 0, 9);
+  expect_frames("32 key heads", {.heads = 32, .kv_heads = 32, .head_dim = 128}, table, 1, 0);
+  expect_frames("32 key heads of two", {.heads = 64, .kv_heads = 32, .head_dim = 64}, table, 1, 0);
+  expect_window({.heads = 32, .kv_heads = 32, .head_dim = 128}, 333, 17, 1);
+  expect_window({.heads = 64, .kv_heads = 32, .head_dim = 64}, 200, 64, 1);
 }
 
 TEST_F(CudaScore, WindowsOfAnySizeAndEveryReduction) {

@@ -63,6 +63,11 @@ TEST_F(CudaTopRows, EqualsTheCpuAroundTheEdgesOfABlock) {
       for (const std::int64_t heads : {1, 5}) expect_equal(kind, heads, rows);
 }
 
+TEST_F(CudaTopRows, MostKeyHeads) {
+  for (const std::int64_t rows : {333, 4097, 20000})
+    for (const Scores kind : {Scores::kNormal, Scores::kTies}) expect_equal(kind, 32, rows);
+}
+
 TEST_F(CudaTopRows, ManyRows) {
   expect_equal(Scores::kNormal, 4, 131072);
   expect_equal(Scores::kTies, 2, 1000003);

@@ -8,6 +8,7 @@
 
 #include "device/cuda/cuda_device.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/value_norm_sm90.h"
 #include "support/cuda.h"
 #include "support/random.h"
 #include "support/tables.h"
@@ -80,6 +81,8 @@ class CudaValueNorm : public CudaTest {
           std::to_string(shape.head_dim) + " dims, kernel for " + std::to_string(device->capability);
       Context context = context_;
       context.cuda = device;
+      ASSERT_TRUE(device->capability != 90 || shape.group() > 11 || cuda::value_norm_sm90_takes(context, shape))
+          << name;
       const Buffer got[3] = {poisoned(context_, count * 4), poisoned(context_, count * 4),
                              poisoned(context_, count * 4)};
       const auto host = [&](int n) { return to_host<float>(context_, got[n].data(), count); };
@@ -112,6 +115,12 @@ TEST_F(CudaValueNorm, RealShapesAndOddOnes) {
   expect_norms({.heads = 3, .kv_heads = 3, .head_dim = 80}, clips, 240, DType::kF32);
   for (const std::int64_t head_dim : {12, 16, 64, 100})
     expect_norms({.heads = 6, .kv_heads = 2, .head_dim = head_dim}, grids, 77, DType::kBF16);
+}
+
+TEST_F(CudaValueNorm, MostKeyHeads) {
+  const FrameTable table = make_table(3, {{3, 5, 9}}, 0, 6);
+  expect_norms({.heads = 32, .kv_heads = 32, .head_dim = 128}, table, 60, DType::kBF16);
+  expect_norms({.heads = 64, .kv_heads = 32, .head_dim = 64}, table, 60, DType::kBF16);
 }
 
 // Rows of zeros, of subnormal numbers and of huge ones each have their own scale.
