@@ -37,10 +37,15 @@ def rates(records, key):
     return {at: (100 * right[at] / count[at], count[at]) for at in count}
 
 
+def cell(found, group, setting):
+    """A table's cell: percent right, or a dash where no record has that setting."""
+    return f"{found[group, setting][0]:.1f}" if (group, setting) in found else "-"
+
+
 def kept(records, setting):
-    """Percent of the whole cache's bytes that a setting keeps, text rows included."""
+    """Percent of the whole cache's bytes that a setting keeps, text rows included; a dash without records."""
     rows = [r for (_, name), r in records.items() if name == setting]
-    return 100 * sum(r["bytes_kept"] for r in rows) / sum(r["bytes_full"] for r in rows)
+    return f"{100 * sum(r['bytes_kept'] for r in rows) / sum(r['bytes_full'] for r in rows):.0f} %" if rows else "-"
 
 
 def budgets(records):
@@ -50,12 +55,13 @@ def budgets(records):
 def table(records):
     overall = rates(records, lambda _: "all")
     columns = budgets(records)
-    bytes_row = " | ".join(f"{kept(records, f'purekv@{b}'):.0f} %" for b in columns)
-    lines = [f"| exact match, % of {overall['all', 'full'][1]} items | full | " + " | ".join(columns) + " |",
+    items = max(count for _, count in overall.values())
+    bytes_row = " | ".join(kept(records, f"purekv@{b}") for b in columns)
+    lines = [f"| exact match, % of {items} items | full | " + " | ".join(columns) + " |",
              "|---" * (len(columns) + 2) + "|"]
     for method in METHODS:
-        cells = " | ".join(f"{overall['all', f'{method}@{b}'][0]:.1f}" for b in columns)
-        lines.append(f"| `{method}` | {overall['all', 'full'][0]:.1f} | {cells} |")
+        cells = " | ".join(cell(overall, "all", f"{method}@{b}") for b in columns)
+        lines.append(f"| `{method}` | {cell(overall, 'all', 'full')} | {cells} |")
     return "\n".join([*lines, f"| bytes kept, all text included | 100 % | {bytes_row} |"])
 
 
@@ -64,7 +70,7 @@ def task_table(records, budget):
     tasks = sorted({task for task, _ in by_task})
     lines = [f"| at {budget} | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for setting in ("full", *(f"{m}@{budget}" for m in METHODS)):
-        lines.append(f"| `{setting}` | " + " | ".join(f"{by_task[t, setting][0]:.1f}" for t in tasks) + " |")
+        lines.append(f"| `{setting}` | " + " | ".join(cell(by_task, t, setting) for t in tasks) + " |")
     return "\n".join(lines)
 
 
@@ -73,7 +79,7 @@ def picture(records):
     overall = rates(records, lambda _: "all")
     columns = budgets(records)
     left, top, width, height = 60, 30, 420, 220
-    place = {b: left + width * i / (len(columns) - 1) for i, b in enumerate(columns)}
+    place = {b: left + width * i / max(1, len(columns) - 1) for i, b in enumerate(columns)}
     level = lambda percent: top + height * (1 - percent / 100)
     out = []
     for percent in range(0, 101, 20):
@@ -82,10 +88,12 @@ def picture(records):
                    f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{percent}</text>')
     for budget, x in place.items():
         out.append(f'<text x="{x}" y="{top + height + 20}" text-anchor="middle">{budget}</text>')
-    lines = {m: [(place[b], level(overall["all", f"{m}@{b}"][0])) for b in columns] for m in METHODS}
-    full = level(overall["all", "full"][0])
-    lines["full"] = [(left, full), (left + width, full)]
-    for name, points in lines.items():
+    known = lambda method: [b for b in columns if ("all", f"{method}@{b}") in overall]
+    lines = {m: [(place[b], level(overall["all", f"{m}@{b}"][0])) for b in known(m)] for m in METHODS}
+    if ("all", "full") in overall:
+        full = level(overall["all", "full"][0])
+        lines["full"] = [(left, full), (left + width, full)]
+    for name, points in ((name, points) for name, points in lines.items() if points):
         dash = ' stroke-dasharray="6 4"' if name == "full" else ""
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         out.append(f'<polyline points="{path}" fill="none" stroke="{COLORS[name]}" stroke-width="2.5"{dash}/>')
@@ -105,6 +113,8 @@ def main():
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     records = read(args.records)
+    if not records:
+        parser.exit(1, f"{args.records}: no item has records of every setting; finish the run of purekv eval\n")
     print(table(records), task_table(records, args.tasks_at), sep="\n\n")
     if args.svg:
         args.svg.write_text(picture(records), encoding="utf-8")
