@@ -1,3 +1,4 @@
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <utility>
@@ -51,6 +52,21 @@ std::vector<std::int32_t> read_ids(const std::string& path) {
   }
 }
 
+/// Ids that the model lacks are the file's fault.
+void check_ids(const std::string& path, const std::vector<std::int32_t>& ids, std::int64_t vocab) {
+  for (const std::int32_t id : ids)
+    if (id >= vocab)
+      fail(ErrorKind::kInput,
+           "{} holds id {}, the model's vocabulary has {} rows; give ids from 0 to {}, as this model's own tokenizer "
+           "makes them",
+           path, id, vocab, vocab - 1);
+}
+
+bool is_file(const std::string& name) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(name, error);
+}
+
 class AskCommand : public Command {
  public:
   AskCommand()
@@ -92,6 +108,10 @@ class AskCommand : public Command {
 
     const ModelPath model = find_model(flags_.engine.model);
     Engine engine(engine_options(flags_.engine, model.directory), progress);
+    check_ids(ids_, question.ids, engine.vocab());
+    // The last positional is the question whatever it says (docs/interfaces.md).
+    if (ids_.empty() && positionals.size() == 1 && is_file(positionals[0]) && !quiet_)
+      print_note("the file's name is taken as the question; is it missing? purekv ask MEDIA QUESTION");
     for (std::size_t i = 0; i < media.size(); ++i) {
       printer.step("media", static_cast<std::int64_t>(i), static_cast<std::int64_t>(media.size()));
       question.media.push_back(open_media(media[i], flags_.media, engine.preprocess()));

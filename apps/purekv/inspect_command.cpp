@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
+#include <utility>
 
 #include "choices.h"
 #include "command.h"
@@ -11,6 +12,7 @@
 #include "interrupt.h"
 #include "model_path.h"
 #include "output.h"
+#include "purekv/tokenizer.h"
 #include "report.h"
 #include "settings_json.h"
 
@@ -31,16 +33,6 @@ std::int64_t kept_bytes(const ModelSummary& model, std::int64_t rows, int percen
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(share + kSlack))) * model.kv_bytes_per_row;
 }
 
-/// About what an answer takes at the default budget: weights as the file holds them, float32 rows of
-/// the hidden stream, queries and attention output, one layer's keys and values, and the kept ones.
-std::int64_t memory_needed(const ModelSummary& model, std::int64_t rows) {
-  constexpr int kDefaultPercent = 20;
-  constexpr std::int64_t kFloat = 4;
-  const std::int64_t activations = rows * kFloat * (model.hidden + 2 * model.heads * model.head_dim);
-  const std::int64_t scratch = rows * model.kv_bytes_per_row / std::max<std::int64_t>(1, model.layers);
-  return model.weight_bytes + activations + scratch + kept_bytes(model, rows, kDefaultPercent);
-}
-
 Json model_json(const std::string& path, const ModelSummary& model) {
   return {{"model", path},
           {"layers", model.layers},
@@ -49,42 +41,71 @@ Json model_json(const std::string& path, const ModelSummary& model) {
           {"head_dim", model.head_dim},
           {"hidden", model.hidden},
           {"context", model.context},
+          {"tokenizer", model.has_tokenizer},
+          {"device", word_of(model.device, kDevices)},
           {"weight_bytes", model.weight_bytes},
           {"kv_bytes_per_token", model.kv_bytes_per_row}};
+}
+
+/// Nothing where questions can be asked in words.
+std::string tokenizer_text(const std::string& path, const ModelSummary& model) {
+  if (model.has_tokenizer) return "";
+  return fmt::format("  tokenizer: {}; ask takes token ids only (--ids)\n",
+                     Tokenizer::built_in() ? path + " has no tokenizer.json" : "not in this build (-DPUREKV_TEXT=ON)");
 }
 
 std::string model_text(const std::string& path, const ModelSummary& model) {
   return fmt::format(
       "{}\n  layers   {}\n  heads    {} query, {} KV, of {}\n  hidden   {}\n  context  {} tokens\n"
-      "  weights  {}\n  KV       {} a token\n",
+      "  weights  {}\n  KV       {} a token\n{}",
       path, model.layers, model.heads, model.kv_heads, model.head_dim, model.hidden, model.context,
-      bytes_text(model.weight_bytes), bytes_text(model.kv_bytes_per_row));
+      bytes_text(model.weight_bytes), bytes_text(model.kv_bytes_per_row), tokenizer_text(path, model));
 }
 
-Json clip_json(const ClipInfo& clip, int merge, const ModelSummary& model) {
-  const std::int64_t tokens = medium_tokens(clip, merge);
+/// One medium and what a prompt of it alone takes.
+struct Measured {
+  const ClipInfo& clip;
+  const ModelSummary& model;
+  PromptCost cost;
+  [[nodiscard]] std::int64_t tokens() const { return medium_tokens(clip, model.preprocess.merge); }
+  [[nodiscard]] bool fits() const { return cost.tokens <= model.context; }
+};
+
+Json clip_json(const Measured& m) {
+  const ClipInfo& clip = m.clip;
   Json kv = Json::object();
-  for (const int percent : kPercents) kv[fmt::format("{}%", percent)] = kept_bytes(model, tokens, percent);
-  return {{"path", clip.path},
+  for (const int percent : kPercents) kv[fmt::format("{}%", percent)] = kept_bytes(m.model, m.tokens(), percent);
+  return {{"kind", kind_word(clip.kind)},
+          {"path", clip.path},
           {"frames", clip.frame_indices.size()},
           {"sample_fps", clip.sample_fps},
           {"source", {clip.source_height, clip.source_width}},
           {"resized", {clip.height, clip.width}},
           {"grid_thw", {clip.grid_t, clip.grid_h, clip.grid_w}},
-          {"tokens", tokens},
+          {"tokens", m.tokens()},
+          {"prompt_tokens", m.cost.tokens},
+          {"context", m.model.context},
+          {"fits_context", m.fits()},
           {"kv_bytes", kv},
-          {"memory_bytes", memory_needed(model, tokens)}};
+          {"device", word_of(m.model.device, kDevices)},
+          {"memory_bytes", m.cost.memory_bytes}};
 }
 
-std::string clip_text(const ClipInfo& clip, int merge, const ModelSummary& model) {
-  const std::int64_t tokens = medium_tokens(clip, merge);
+std::string clip_text(const Measured& m) {
+  const ClipInfo& clip = m.clip;
   std::string text =
       fmt::format("{}\n  frames   {}\n  pixels   {}x{}, resized to {}x{}\n  grid     {}x{}x{}\n  tokens   {}\n",
                   clip.path, clip.frame_indices.size(), clip.source_height, clip.source_width, clip.height, clip.width,
-                  clip.grid_t, clip.grid_h, clip.grid_w, tokens);
+                  clip.grid_t, clip.grid_h, clip.grid_w, m.tokens());
+  if (!m.fits())
+    text += fmt::format(
+        "  too long: a prompt of {} tokens at least, the model's context is {}; lower --fps, --frames or "
+        "--max-pixels\n",
+        m.cost.tokens, m.model.context);
   for (const int percent : kPercents)
-    text += fmt::format("  KV {:>3} %  {}\n", percent, bytes_text(kept_bytes(model, tokens, percent)));
-  return text + fmt::format("  memory   {} with the model, at 20 %\n", bytes_text(memory_needed(model, tokens)));
+    text += fmt::format("  KV {:>3} %  {}\n", percent, bytes_text(kept_bytes(m.model, m.tokens(), percent)));
+  const std::string_view place = m.model.device == DeviceKind::kCuda ? "of the GPU" : "on the CPU";
+  return text + fmt::format("  memory   {} {} with the model, at 20 %\n", bytes_text(m.cost.memory_bytes), place);
 }
 
 class InspectCommand : public Command {
@@ -103,26 +124,31 @@ class InspectCommand : public Command {
   void run(const std::vector<std::string>& positionals) override {
     check_media(media_);
     if (positionals.empty()) fail(ErrorKind::kUsage, "no clip or model folder given; see purekv inspect --help");
-    std::optional<std::string> measure = engine_.model;
+    std::optional<Inspection> measure;
     Json models = Json::array();
     Json media = Json::array();
     std::string text;
     for (const std::string& path : positionals) {
       if (!is_model(path)) continue;
-      const ModelSummary model = inspect_model(engine_options(engine_, path));
-      if (!measure) measure = path;
-      models.push_back(model_json(path, model));
-      text += model_text(path, model);
+      Inspection inspection(engine_options(engine_, path));
+      models.push_back(model_json(path, inspection.model()));
+      text += model_text(path, inspection.model());
+      if (!measure && !engine_.model) measure = std::move(inspection);
     }
-    if (models.size() < positionals.size()) {
-      const ModelSummary model = inspect_model(engine_options(engine_, find_model(measure).directory));
-      for (const std::string& path : positionals) {
-        if (is_model(path)) continue;
-        const ClipInfo clip = open_media(path, media_, model.preprocess)->info();
-        media.push_back(clip_json(clip, model.preprocess.merge, model));
-        text += clip_text(clip, model.preprocess.merge, model);
-        check_interrupt();
-      }
+    if (models.size() < positionals.size() && !measure) {
+      const std::string folder = find_model(engine_.model).directory;
+      measure.emplace(engine_options(engine_, folder));
+      if (!json_) text += tokenizer_text(folder, measure->model());
+    }
+    const AskOptions options = preset_options("purekv");
+    for (const std::string& path : positionals) {
+      if (is_model(path)) continue;
+      const ModelSummary& model = measure->model();
+      const ClipInfo clip = open_media(path, media_, model.preprocess)->info();
+      const Measured measured{clip, model, measure->cost({clip}, options)};
+      media.push_back(clip_json(measured));
+      text += clip_text(measured);
+      check_interrupt();
     }
     write_out(json_ ? dump(Json{{"models", models}, {"media", media}}) + "\n" : text);
   }

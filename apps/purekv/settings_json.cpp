@@ -10,11 +10,6 @@ Json or_null(const std::optional<T>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
-std::string_view kind_word(MediaKind kind) {
-  constexpr std::array<std::string_view, 3> kWords = {"video", "image", "frames"};
-  return kWords.at(static_cast<std::size_t>(kind));
-}
-
 void add_media(Json& out, const MediaOptions& media) {
   constexpr double kFps = 2.0;
   constexpr std::int64_t kTotalPixels = 90316800;
@@ -78,6 +73,11 @@ Json time_json(const Timing& time) {
 }
 
 }  // namespace
+
+std::string_view kind_word(MediaKind kind) {
+  constexpr std::array<std::string_view, 3> kWords = {"video", "image", "frames"};
+  return kWords.at(static_cast<std::size_t>(kind));
+}
 
 std::string dump(const Json& json, int indent) { return json.dump(indent, ' ', false, Json::error_handler_t::replace); }
 

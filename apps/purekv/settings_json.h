@@ -1,6 +1,8 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
 
 #include "flags.h"
 #include "purekv/engine.h"
@@ -34,5 +36,8 @@ Json settings_json(const Settings& settings, const Answer& answer);
 Json answer_json(const Settings& settings, const Answer& answer);
 
 Json kv_json(const KvReport& kv);
+
+/// video, image or frames.
+std::string_view kind_word(MediaKind kind);
 
 }  // namespace purekv::app

@@ -75,15 +75,38 @@ struct Question {
 
 /// What a model is and costs.
 struct ModelSummary {
+  DeviceKind device = DeviceKind::kCpu;  ///< what the figures are for: the CPU or a GPU
   std::int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, hidden = 0, context = 0;
   std::int64_t weight_bytes = 0;      ///< as the device holds them
   std::int64_t kv_bytes_per_row = 0;  ///< all layers, this compute type
+  bool has_tokenizer = false;         ///< tokenizer.json is there and this build reads it
   PreprocessConfig preprocess;
 };
 
-/// From the files' headers, for the options' device: shapes are checked, no matrix is read or taken to a GPU.
-/// Throws Error as loading would.
-ModelSummary inspect_model(const EngineOptions& options);
+/// What a prompt of some media costs.
+struct PromptCost {
+  std::int64_t tokens = 0;        ///< with an empty question; without a tokenizer, visual rows only
+  std::int64_t memory_bytes = 0;  ///< at its most on the device: the weights, and what `ask` checks before work starts
+};
+
+/// A model looked at: from the files' headers and tokenizer.json, for the options' device. Shapes are checked, no
+/// matrix is read or taken to a GPU.
+class Inspection {
+ public:
+  /// Throws Error as loading would.
+  explicit Inspection(const EngineOptions& options);
+  Inspection(Inspection&&) noexcept;
+  Inspection& operator=(Inspection&&) noexcept;
+  ~Inspection();
+
+  [[nodiscard]] const ModelSummary& model() const;
+  /// A prompt that passes the context is counted too. Throws Error(kInput) where the model reads no media.
+  [[nodiscard]] PromptCost cost(const std::vector<ClipInfo>& media, const AskOptions& options) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 /// A loaded checkpoint that answers questions. Not thread-safe: one question at a time.
 class Engine {
@@ -95,6 +118,7 @@ class Engine {
 
   [[nodiscard]] const PreprocessConfig& preprocess() const;
   [[nodiscard]] DeviceKind device() const;
+  [[nodiscard]] std::int64_t vocab() const;  ///< ids of a prompt are below it
 
   /// Prompt rows that `question` will take (text and visual). Consumes no frame.
   [[nodiscard]] std::int64_t count_rows(const Question& question, const AskOptions& options) const;

@@ -15,6 +15,8 @@
 #include "engine/state.h"
 #include "kernels/attention.h"
 #include "kernels/mlp.h"
+#include "model/vision_tower.h"
+#include "select/budget.h"
 
 namespace purekv {
 
@@ -79,6 +81,12 @@ Context make_context(const EngineOptions& options) {
   return context;
 }
 
+std::optional<Tokenizer> load_tokenizer(const std::string& model_dir) {
+  const std::string path = model_dir + "/tokenizer.json";
+  if (!Tokenizer::built_in() || !std::filesystem::exists(path)) return std::nullopt;
+  return Tokenizer::load(path);
+}
+
 std::int64_t resolve_chunk(const Context& context, const AskOptions& options) {
   constexpr std::int64_t kCpuRows = 512;
   constexpr std::int64_t kGpuRows = 33792;  // 32k tokens of video and their text in one piece
@@ -119,6 +127,23 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   return rows * a_row + row_wise + kFloat * config.vocab + kv_row / config.layers * rows + kv_row * kept_rows;
 }
 
+std::int64_t prompt_bytes(const Context& context, const ModelConfig& config, const std::vector<ClipInfo>& media,
+                          const FrameTable& table, const AskOptions& options, DType weights) {
+  const TextConfig& text = config.text;
+  const ResolvedBudget budget = resolve_budget(options.compression, table);
+  // With the base on the video, text stays beside the budget.
+  const bool video = options.compression.budget_base == BudgetBase::kVideo;
+  const std::int64_t text_rows = video ? table.rows - table.visual_rows() : 0;
+  const std::int64_t kept = budget.compress ? std::min<std::int64_t>(table.rows, budget.rows + text_rows) : table.rows;
+  std::int64_t bytes = prefill_bytes(context, text, table.rows, kept, resolve_chunk(context, options), weights);
+  // The tower is done before the prefill begins; the hidden rows are there in both.
+  const std::int64_t hidden = table.rows * text.hidden * static_cast<std::int64_t>(size_of(context.activation()));
+  for (const ClipInfo& clip : media)
+    bytes = std::max(bytes, hidden + tower_bytes(context, config.vision,
+                                                 static_cast<std::int64_t>(clip.grid_h) * clip.grid_w, clip.grid_t));
+  return bytes;
+}
+
 std::int64_t device_weight_bytes(const ModelConfig& config, WeightType type) {
   constexpr std::int64_t kNarrow = 2;
   const TextConfig& text = config.text;
@@ -140,9 +165,7 @@ Engine::Engine(const EngineOptions& options, const Progress& progress) : state_(
   s.config = load_config(options.model_dir);
   check_attention_shape(s.context, s.config.text.heads);
   load_weights(s, Checkpoint::open(options.model_dir), options.weights, progress);
-  const std::string tokenizer = options.model_dir + "/tokenizer.json";
-  // A build without one still answers prompts of token ids.
-  if (Tokenizer::built_in() && std::filesystem::exists(tokenizer)) s.tokenizer = Tokenizer::load(tokenizer);
+  s.tokenizer = load_tokenizer(options.model_dir);
   s.load_ms = ms_since(begin);
 }
 
@@ -152,29 +175,10 @@ Engine::~Engine() = default;
 
 const PreprocessConfig& Engine::preprocess() const { return state_->model.config.preprocess; }
 
+std::int64_t Engine::vocab() const { return state_->model.config.text.vocab; }
+
 DeviceKind Engine::device() const {
   return state_->model.context.backend == Backend::kCuda ? DeviceKind::kCuda : DeviceKind::kCpu;
-}
-
-ModelSummary inspect_model(const EngineOptions& options) {
-  const Context context = make_context(options);
-  const ModelConfig config = load_config(options.model_dir);
-  const TextConfig& text = config.text;
-  check_attention_shape(context, text.heads);
-  const Checkpoint checkpoint = Checkpoint::open(options.model_dir);
-  // On the CPU binding checks every shape and reads nothing.
-  static_cast<void>(bind_language({}, checkpoint, text));
-  if (config.has_vision) static_cast<void>(bind_vision({}, checkpoint, config.vision));
-  const bool is_cuda = context.backend == Backend::kCuda;
-  return {.layers = text.layers,
-          .heads = text.heads.heads,
-          .kv_heads = text.heads.kv_heads,
-          .head_dim = text.heads.head_dim,
-          .hidden = text.hidden,
-          .context = text.context,
-          .weight_bytes = is_cuda ? device_weight_bytes(config, options.weights) : checkpoint.bytes(),
-          .kv_bytes_per_row = kv_row_bytes(context, text),
-          .preprocess = config.preprocess};
 }
 
 std::int64_t Engine::count_rows(const Question& question, const AskOptions& options) const {

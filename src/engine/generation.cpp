@@ -82,18 +82,9 @@ void Generation::plan() {
   selector_ = std::make_unique<Selector>(model_.context, options_.compression, prompt_.table, score_sink());
   const auto rows = static_cast<std::int64_t>(prompt_.ids.size());
   const ResolvedBudget& budget = selector_->budget();
-  // With the base on the video, text stays beside the budget.
-  const bool video = options_.compression.budget_base == BudgetBase::kVideo;
-  const std::int64_t text_rows = video ? rows - prompt_.table.visual_rows() : 0;
-  const std::int64_t kept = budget.compress ? std::min(rows, budget.rows + text_rows) : rows;
   answer_.prefill_chunk = resolve_chunk(model_.context, options_);
-  // The tower is done before the prefill begins; the hidden rows are there in both.
-  std::int64_t bytes = prefill_bytes(model_.context, model_.config.text, rows, kept, answer_.prefill_chunk,
-                                     model_.language.layers.front().gate.weight.dtype);
-  for (const ClipInfo& clip : parts.media)
-    bytes = std::max(bytes, hidden_bytes(model_, rows) +
-                                tower_bytes(model_.context, model_.config.vision,
-                                            static_cast<std::int64_t>(clip.grid_h) * clip.grid_w, clip.grid_t));
+  const std::int64_t bytes = prompt_bytes(model_.context, model_.config, parts.media, prompt_.table, options_,
+                                          model_.language.layers.front().gate.weight.dtype);
   require_bytes(model_.context, bytes, "this prompt", "lower --frames, --fps, --max-pixels or --budget");
   answer_.prompt_tokens = rows;
   answer_.threads = model_.context.threads;

@@ -38,4 +38,8 @@ std::int64_t visual_rows(const ClipInfo& clip, const VisionConfig& vision);
 /// special token, an id passes the vocabulary, or the prompt passes the context.
 Prompt make_prompt(const ModelConfig& config, const Tokenizer* tokenizer, const PromptParts& parts);
 
+/// The table of the same prompt without its places, however far it passes the context: memory grows with frames, not
+/// rows. Throws like make_prompt (pads are taken to match the media), and where rows pass 31 bits.
+FrameTable outline_prompt(const ModelConfig& config, const Tokenizer* tokenizer, const PromptParts& parts);
+
 }  // namespace purekv

@@ -2,8 +2,10 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "device/context.h"
+#include "flow/frame_table.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/weights.h"
@@ -31,6 +33,9 @@ struct LoadedModel {
 /// Error(kResource) for a device that is not there, Error(kUsage) for a type that it lacks.
 Context make_context(const EngineOptions& options);
 
+/// The model's tokenizer.json; none where it is missing or the build reads none: prompts of token ids still work.
+std::optional<Tokenizer> load_tokenizer(const std::string& model_dir);
+
 /// Rows a chunk of the row-wise work: as asked, or what fills the device.
 std::int64_t resolve_chunk(const Context& context, const AskOptions& options);
 
@@ -48,5 +53,10 @@ std::int64_t device_weight_bytes(const ModelConfig& config, WeightType type);
 /// the rows kept of every layer. `weights`: type of the language model's linear layers on the device.
 std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std::int64_t rows, std::int64_t kept_rows,
                            std::int64_t chunk, DType weights);
+
+/// Bytes that a prompt takes at its most beside the weights, media included: what is checked before work starts. Of
+/// `table`, places are not read; `weights` as above.
+std::int64_t prompt_bytes(const Context& context, const ModelConfig& config, const std::vector<ClipInfo>& media,
+                          const FrameTable& table, const AskOptions& options, DType weights);
 
 }  // namespace purekv

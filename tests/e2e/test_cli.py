@@ -219,6 +219,15 @@ def test_plain_answer_is_the_answer_and_a_newline(demo_model):
     assert run(["ask", *flags, "--quiet"]).stderr == ""
 
 
+def test_a_lone_file_is_the_question_with_a_hint(demo_model, small_clip):
+    flags = ["--model", demo_model, "--max-tokens", "1"]
+    hint = "taken as the question"
+    alone = run(["ask", *flags, small_clip])
+    assert alone.code == 0 and hint in alone.stderr
+    assert hint not in run(["ask", *flags, "--quiet", small_clip]).stderr
+    assert hint not in run(["ask", *flags, small_clip, "hi"]).stderr + run(["ask", *flags, "no such file"]).stderr
+
+
 @pytest.mark.parametrize("question", ["-", "--", "{}", "[a,b]", "++", "ask", "-5 degrees?", "a\nb", "x=%%"])
 def test_any_text_is_a_question(demo_model, question):
     """The same ids on the command line, after `--`, and through standard input."""
@@ -247,19 +256,7 @@ def test_trace_holds_the_prompt_and_the_answer(demo_model, tmp_path):
     assert trace["segments"]["prefix"] == trace["segments"]["question_start"] == out["prompt"]["tokens"]
 
 
-# --- inspect, tokenize, eval, bench -------------------------------------------------------------------------------
-
-def test_inspect(demo_model, small_clip):
-    text = run(["inspect", small_clip, "--model", demo_model])
-    assert text.code == 0 and re.search(r"frames +4\n", text.stdout) and "KV  20 %" in text.stdout
-    out = run(["inspect", small_clip, demo_model, "--json"]).json()
-    medium, = out["media"]
-    t, h, w = medium["grid_thw"]
-    assert (medium["frames"], medium["tokens"]) == (4, t * h * w // 4)
-    model, = out["models"]
-    assert medium["kv_bytes"]["100%"] == medium["tokens"] * model["kv_bytes_per_token"]
-    assert medium["memory_bytes"] > model["weight_bytes"]
-
+# --- tokenize, eval, bench ----------------------------------------------------------------------------------------
 
 TEXTS = ["", "a cat", "naïve 北京 🙂", "line\nbreak\ttab", "<|im_start|>user", "\0\x7f"]
 

@@ -36,6 +36,14 @@ def test_bad_ids_are_input_errors(demo_model, tmp_path, content):
     one_error_line(ask(demo_model, "--ids", tmp_path / "ids.json"), 3)
 
 
+def test_an_id_past_the_vocabulary_blames_the_file(demo_model, tmp_path):
+    rows = json.loads((demo_model / "config.json").read_text())["vocab_size"]
+    (tmp_path / "ids.json").write_text(f"[1, {rows}]")
+    message = one_error_line(ask(demo_model, "--ids", tmp_path / "ids.json"), 3)
+    assert f"ids.json holds id {rows}" in message and f"{rows} rows" in message and f"0 to {rows - 1}" in message
+    assert "tokenizer.json" not in message
+
+
 def test_a_system_message_contradicts_ids(demo_model, tmp_path):
     (tmp_path / "ids.json").write_text("[1]")
     one_error_line(ask(demo_model, "--ids", tmp_path / "ids.json", "--system", "x"), 2)

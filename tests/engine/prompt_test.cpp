@@ -68,5 +68,29 @@ TEST(Prompt, WhatDoesNotFitIsAnInputError) {
   EXPECT_FALSE(refused()) << "200 rows fit";
 }
 
+TEST(Prompt, OutlineIsTheTablePastTheContextToo) {
+  PromptParts parts;
+  parts.media = {clip(MediaKind::kVideo, 2, 4, 6), clip(MediaKind::kImage, 1, 2, 2)};
+  parts.ids = {1, 92, 91, 93, 5, 90, 6};
+  const FrameTable table = make_prompt(small_config(), nullptr, parts).table;
+  const FrameTable outline = outline_prompt(small_config(), nullptr, parts);
+  EXPECT_EQ(outline.rows, table.rows);
+  EXPECT_EQ(outline.prefix, table.prefix);
+  EXPECT_EQ(outline.question_start, table.question_start);
+  ASSERT_EQ(outline.frames.size(), table.frames.size());
+  for (std::size_t i = 0; i < table.frames.size(); ++i) {
+    EXPECT_EQ(outline.frames[i].start, table.frames[i].start);
+    EXPECT_EQ(outline.frames[i].rows(), table.frames[i].rows());
+  }
+  parts.media = {clip(MediaKind::kVideo, 50, 4, 4)};
+  parts.ids = {1, 91};
+  EXPECT_EQ(outline_prompt(small_config(), nullptr, parts).rows, 201);
+  parts.media = {clip(MediaKind::kVideo, 1 << 20, 128, 128)};
+  EXPECT_THROW(outline_prompt(small_config(), nullptr, parts), Error) << "2^32 rows";
+  parts.media.clear();
+  parts.ids = {1, 2, 3};
+  EXPECT_EQ(outline_prompt(small_config(), nullptr, parts).question_start, 3);
+}
+
 }  // namespace
 }  // namespace purekv
