@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/fail.h"
@@ -54,10 +55,12 @@ void NpyFrames::take_shape(const NpyHeader& header) {
   frame_bytes_ = shape[1] * shape[2] * 3;
   fortran_ = header.fortran;
   const std::int64_t present = file_.size() - data_at_;
-  if (frames_ > present / frame_bytes_)
-    fail(ErrorKind::kInput,
-         "{}: holds {}, but only {} of {} bytes a frame follow; the file is cut short, copy it again", path(), shown,
-         present, frame_bytes_);
+  if (frames_ <= present / frame_bytes_) return;
+  std::int64_t needed = 0;
+  if (__builtin_mul_overflow(frames_, frame_bytes_, &needed)) needed = std::numeric_limits<std::int64_t>::max();
+  fail(ErrorKind::kInput,
+       "{}: holds {}, but {} bytes follow, {} are needed ({} frames of {}); the file is cut short, copy it again",
+       path(), shown, present, needed, frames_, frame_bytes_);
 }
 
 void NpyFrames::read(std::int64_t t, std::vector<std::uint8_t>& rgb) {

@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "base/fail.h"
@@ -60,10 +62,24 @@ void read_exactly(const OpenFile& file, std::uint64_t offset, void* out, std::si
   }
 }
 
+/// What Git leaves in place of a large file that was not fetched.
+void refuse_lfs_pointer(const OpenFile& file, const std::string& place) {
+  constexpr std::string_view kPointer = "version https://git-lfs";
+  if (file.size < kPointer.size()) return;
+  std::array<char, kPointer.size()> begin{};
+  read_exactly(file, 0, begin.data(), begin.size(), place);
+  if (std::string_view(begin.data(), begin.size()) == kPointer)
+    fail(ErrorKind::kInput,
+         "{}: is a Git LFS pointer, the weights themselves were not fetched: run `git lfs pull` in the model's "
+         "directory",
+         place);
+}
+
 /// The JSON text; the data part begins 8 bytes after its length.
 std::string read_header(const OpenFile& file, const std::string& place) {
   if (file.size < 8)
     fail(ErrorKind::kInput, "{}: {} bytes, too short for a safetensors file: copy the file again", place, file.size);
+  refuse_lfs_pointer(file, place);
   unsigned char raw[8];
   read_exactly(file, 0, raw, sizeof raw, place);
   std::uint64_t length = 0;

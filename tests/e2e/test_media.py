@@ -389,3 +389,10 @@ def test_npy_files_of_other_kinds(tmp_path):
                 numpy.zeros((0, 8, 8, 3), numpy.uint8), numpy.zeros((4, 8, 8, 4), numpy.uint8)):
         numpy.save(tmp_path / "a.npy", bad)
         refuse(tmp_path / "a.npy")
+
+
+def test_npy_cut_short(tmp_path):
+    path = tmp_path / "a.npy"
+    numpy.save(path, numpy.zeros((3, 53, 71, 3), numpy.uint8))
+    os.truncate(path, path.stat().st_size - 100)
+    assert "33767 bytes follow, 33867 are needed (3 frames of 11289)" in refuse(path)

@@ -226,6 +226,14 @@ def test_missing_and_cut_shards(purekv_bin, sharded, clip):
     assert_refused(ask(purekv_bin, sharded, clip), shard.name)
 
 
+def test_git_lfs_pointer(purekv_bin, sharded, clip):
+    """What a clone without `git lfs pull` holds."""
+    shard = sharded / "model-00002-of-00010.safetensors"
+    shard.unlink()
+    shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 4000000000\n")
+    assert_refused(ask(purekv_bin, sharded, clip), shard.name, "Git LFS pointer", "`git lfs pull`")
+
+
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "", "..", "sub/x.safetensors", 7, "absent"])
 def test_shard_names(name, purekv_bin, sharded, clip):
     change_json(sharded / "model.safetensors.index.json", lambda index: index["weight_map"].update({NORM: name}))
