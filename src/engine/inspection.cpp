@@ -1,5 +1,4 @@
 #include <optional>
-#include <utility>
 
 #include "engine/prompt.h"
 #include "engine/state.h"
