@@ -11,7 +11,6 @@
 #include "engine/sampler.h"
 #include "model/decode_session.h"
 #include "model/decoder.h"
-#include "model/vision_tower.h"
 #include "sparse/plan.h"
 
 namespace purekv {

@@ -1,5 +1,4 @@
 #include <optional>
-#include <utility>
 
 #include "engine/prompt.h"
 #include "engine/state.h"
@@ -11,23 +10,23 @@ namespace purekv {
 struct Inspection::State {
   Context context;
   ModelConfig config;
+  DType weights = DType::kBF16;  ///< of linear layers, as far as memory depends on it
   std::optional<Tokenizer> tokenizer;
   ModelSummary summary;
-  DType weights = DType::kBF16;  ///< of the language model's linear layers on the device
 };
 
 Inspection::Inspection(const EngineOptions& options) : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.context = make_context(options);
   s.config = load_config(options.model_dir);
+  if (options.weights == WeightType::kFp8) s.weights = DType::kFp8;
   const TextConfig& text = s.config.text;
   check_attention_shape(s.context, text.heads);
   const Checkpoint checkpoint = Checkpoint::open(options.model_dir);
-  // On the CPU binding checks every shape and reads norms and biases only.
+  // On the CPU binding checks every shape and reads nothing.
   static_cast<void>(bind_language({}, checkpoint, text));
   if (s.config.has_vision) static_cast<void>(bind_vision({}, checkpoint, s.config.vision));
   s.tokenizer = load_tokenizer(options.model_dir);
-  s.weights = options.weights == WeightType::kFp8 ? DType::kFp8 : DType::kBF16;
   const bool is_cuda = s.context.backend == Backend::kCuda;
   s.summary = {.device = is_cuda ? DeviceKind::kCuda : DeviceKind::kCpu,
                .layers = text.layers,

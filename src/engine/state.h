@@ -55,7 +55,7 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
                            std::int64_t chunk, DType weights);
 
 /// Bytes that a prompt takes at its most beside the weights, media included: what is checked before work starts. Of
-/// `table`, places are not read. `weights` as in prefill_bytes.
+/// `table`, places are not read; `weights` as above.
 std::int64_t prompt_bytes(const Context& context, const ModelConfig& config, const std::vector<ClipInfo>& media,
                           const FrameTable& table, const AskOptions& options, DType weights);
 

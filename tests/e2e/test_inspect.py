@@ -77,13 +77,14 @@ def test_prompt_tokens_are_asks_less_the_question(demo_model, small_clip):
 
 @pytest.mark.parametrize("frames", [4, 16, 64])
 def test_memory_holds_every_term_and_is_near_what_ask_takes(frames, demo_model, tmp_path):
-    numpy.save(tmp_path / "a.npy", numpy.random.default_rng(frames).integers(0, 256, (frames, 224, 224, 3), numpy.uint8))
+    noise = numpy.random.default_rng(frames).integers(0, 256, (frames, 224, 224, 3), numpy.uint8)
+    numpy.save(tmp_path / "a.npy", noise)
     out = inspect(demo_model, tmp_path / "a.npy")
     (model,), (medium,) = out["models"], out["media"]
-    config = json.loads((demo_model / "config.json").read_text())
+    vision = json.loads((demo_model / "config.json").read_text())["vision_config"]
     _, h, w = medium["grid_thw"]
     hidden_rows = medium["prompt_tokens"] * model["hidden"] * FLOAT
-    patch = 1176 + FLOAT * (1176 + 6 * config["vision_config"]["hidden_size"] + config["vision_config"]["intermediate_size"])
+    patch = 1176 + FLOAT * (1176 + 6 * vision["hidden_size"] + vision["intermediate_size"])
     one_layer = medium["prompt_tokens"] * model["kv_bytes_per_token"] // model["layers"]
     assert medium["memory_bytes"] >= model["weight_bytes"] + hidden_rows + h * w * patch
     assert medium["memory_bytes"] >= model["weight_bytes"] + hidden_rows + one_layer + medium["kv_bytes"]["20%"]
