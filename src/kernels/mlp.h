@@ -18,7 +18,8 @@ struct MlpParams {
 /// rows: as SwiGLU makes it, or, where one kernel makes the gated half, in a pass over its bf16 rows.
 void mlp(const Context& context, const MlpParams& params);
 
-/// Whether x U^T of so many rows has to be stored: false where one kernel makes both halves (Hopper, many rows).
+/// Whether x U^T of so many rows has to be stored: false where one kernel makes both halves (Hopper, some hundred
+/// rows).
 bool mlp_stores_up(const Context& context, std::int64_t rows, std::int64_t hidden, std::int64_t ffn);
 
 }  // namespace purekv

@@ -240,7 +240,7 @@ TEST_F(CudaMlp, SaysWhereXTimesUpIsStored) {
   for (const std::int64_t rows : {1, 16, 255}) EXPECT_TRUE(mlp_stores_up(context_, rows, kHidden, kFfn)) << rows;
   for (const std::int64_t rows : {256, 16384}) {
     EXPECT_EQ(mlp_stores_up(context_, rows, kHidden, kFfn), !hopper) << rows;
-    EXPECT_EQ(mlp_stores_up(context_, rows, 3584, 18944), !hopper) << rows;
+    EXPECT_EQ(mlp_stores_up(context_, rows, 3584, 18944), !hopper || rows < 384) << rows << ", several waves";
     EXPECT_EQ(mlp_stores_up(context_, rows, 1280, 3424), !hopper) << rows;
     EXPECT_TRUE(mlp_stores_up(context_, rows, kHidden, kFfn + 4)) << rows << ", ffn off 16 bytes";
     EXPECT_TRUE(mlp_stores_up(context_, rows, kHidden + 4, kFfn)) << rows << ", hidden off 16 bytes";
