@@ -84,7 +84,7 @@ sanitize() {
   for ((shard = 0; shard < jobs; ++shard)); do
     local one=0
     wait "${pids[$shard]}" || one=$?
-    [ "$tool" != racecheck ] || ! grep 'Race reported' "$dir/$shard" | grep -qv nvjet || one=9
+    if [ "$tool" = racecheck ] && [ -n "$(grep 'Race reported' "$dir/$shard" | grep -v nvjet)" ]; then one=9; fi
     [ $one -le $rc ] || rc=$one
     cat "$dir/$shard"
   done
