@@ -88,10 +88,11 @@ def test_memory_holds_every_term_and_is_near_what_ask_takes(frames, demo_model, 
     one_layer = medium["prompt_tokens"] * model["kv_bytes_per_token"] // model["layers"]
     assert medium["memory_bytes"] >= model["weight_bytes"] + hidden_rows + h * w * patch
     assert medium["memory_bytes"] >= model["weight_bytes"] + hidden_rows + one_layer + medium["kv_bytes"]["20%"]
-    # The program and its libraries are in the peak and not in the figure.
+    # The program, its libraries and what each thread keeps are in the peak and not in the figure.
     if "linux" in sys.platform:
-        peak = peak_rss("ask", "--model", demo_model, "--device", "cpu", tmp_path / "a.npy", "hi", "--max-tokens", "2")
-        assert peak / 2 < medium["memory_bytes"] < 1.2 * peak
+        peak = peak_rss("ask", "--model", demo_model, "--device", "cpu", "--threads", "1", tmp_path / "a.npy", "hi",
+                        "--max-tokens", "2")
+        assert peak / 3 < medium["memory_bytes"] < 1.5 * peak
 
 
 def test_memory_grows_with_what_it_is_made_of(demo_model, tmp_path):
