@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/fail.h"
 #include "kernels/cpu/rows_parallel.h"
@@ -10,9 +9,6 @@
 
 namespace purekv {
 namespace {
-
-constexpr float kMostE4m3 = 448.0F;
-constexpr float kLeastScaled = kMostE4m3 * std::numeric_limits<float>::min();  ///< below, 1 / scale is not finite
 
 float element(const ConstMatrixView& m, std::int64_t row, std::int64_t column) {
   return m.dtype == DType::kF32 ? m.row<float>(row)[column] : to_float(m.row<BFloat16>(row)[column]);

@@ -1,12 +1,17 @@
 #pragma once
 
+#include <limits>
+
 #include "base/matrix.h"
 #include "device/context.h"
 
 namespace purekv {
 
-/// Rows to e4m3, each with the scale that takes its largest absolute value to 448 (1 for a row of zeros, or
-/// of less than 5e-36: such a scale has no finite inverse).
+inline constexpr float kMostE4m3 = 448.0F;
+/// Of a row's largest absolute value: below it the scale has no finite inverse.
+inline constexpr float kLeastScaled = kMostE4m3 * std::numeric_limits<float>::min();
+
+/// Rows to e4m3, each with the scale that takes its largest absolute value to kMostE4m3 (1 below kLeastScaled).
 struct QuantizeParams {
   ConstMatrixView in;       ///< [rows, cols] bf16 or float32
   MatrixView out;           ///< [rows, cols] fp8

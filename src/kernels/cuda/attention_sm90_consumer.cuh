@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention_sm90_softmax.cuh"
-#include "kernels/cuda/attention_sm90_wgmma.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 /// A consumer warpgroup: 64 packed rows (token-major, group minor) against the stream of steps.
 namespace purekv::cuda::sm90 {

@@ -3,11 +3,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
-#include <cfloat>
 #include <cstdint>
 
 #include "kernels/cuda/quantize_fused.h"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/quantize.h"
 
 /// Rows that a source makes, scaled by their largest absolute value to e4m3. A row is read once and waits in registers
 /// for its largest value: the bytes are the source's, and one written an element; about 5 FLOPs an element beside the
@@ -20,9 +20,6 @@
 /// the same as they wait; float element(row, i, squares), one of them; and kNorm: whether the row is rms_norm()ed with
 /// the source's eps. Then `squares` takes what they add to the row's sum.
 namespace purekv::cuda {
-
-inline constexpr float kMostE4m3 = 448.0F;
-inline constexpr float kLeastScaled = kMostE4m3 * FLT_MIN;  ///< below it a row's scale has no finite inverse
 
 /// Eight float32 elements. Those of bf16 wait as they came, in a uint4.
 struct WideUnit {

@@ -14,9 +14,8 @@ using bf16 = __nv_bfloat16;
 
 constexpr int kRows = 64;       ///< of a window at most
 constexpr int kBlockHeads = 2;  ///< heads of a block: they share the angles
-constexpr int kWarpRows = 16;   ///< query rows of a warp
+constexpr int kWarpRows = 16;   ///< query rows of a warp: one tile of mma.sync
 constexpr int kThreads = kBlockHeads * kRows / kWarpRows * 32;
-constexpr int kTiles = kWarpRows / 16;
 constexpr int kBlocks = 3;  ///< of a multiprocessor: some load while others compute
 
 /// Rows [first, first + count) that see each other and nothing else.
@@ -125,7 +124,7 @@ struct Angles {
   }
 };
 
-/// kWarpRows query rows of one head, in tiles of 16 that share what is read of k and v.
+/// kWarpRows query rows of one head.
 template <int D>
 class Warp {
  public:
@@ -134,20 +133,17 @@ class Warp {
       : q_(shared + L::at(0, head, first)), k_(shared + L::at(1, head, 0)), v_(shared + L::at(2, head, 0)) {}
 
   __device__ void attend(float scale_log2, int keys) {
-    float s[kTiles][kRows / 8][4] = {};
+    float s[kRows / 8][4] = {};
     multiply_keys(s);
-    std::uint32_t p[kTiles][kRows / 16][4];
-    float inverse[kTiles][2];
+    float inverse[2];
+    soften(s, scale_log2, keys, inverse);
+    std::uint32_t p[kRows / 16][4];
 #pragma unroll
-    for (int m = 0; m < kTiles; ++m) {
-      soften(s[m], scale_log2, keys, inverse[m]);
-#pragma unroll
-      for (int n = 0; n < kRows / 8; ++n) {
-        p[m][n / 2][n % 2 * 2] = pack_bf16(s[m][n][0], s[m][n][1]);
-        p[m][n / 2][n % 2 * 2 + 1] = pack_bf16(s[m][n][2], s[m][n][3]);
-      }
+    for (int n = 0; n < kRows / 8; ++n) {
+      p[n / 2][n % 2 * 2] = pack_bf16(s[n][0], s[n][1]);
+      p[n / 2][n % 2 * 2 + 1] = pack_bf16(s[n][2], s[n][3]);
     }
-    float o[kTiles][D / 8][4] = {};
+    float o[D / 8][4] = {};
     multiply_values(p, o);
     write(o, inverse);
   }
@@ -165,25 +161,21 @@ class Warp {
 
  private:
   /// s = Q K^T.
-  __device__ void multiply_keys(float (&s)[kTiles][kRows / 8][4]) const {
+  __device__ void multiply_keys(float (&s)[kRows / 8][4]) const {
     const int half = lane_ / 8 % 2 * 8;
     const int quarter = lane_ / 16 * 8;
     const std::uint32_t q = shared_address(q_ + (lane_ % 8 + half) * L::kStride + quarter);
     const std::uint32_t k = shared_address(k_ + (lane_ % 8 + quarter) * L::kStride + half);
 #pragma unroll
     for (int d = 0; d < D / 16; ++d) {
-      std::uint32_t a[kTiles][4];
-#pragma unroll
-      for (int m = 0; m < kTiles; ++m) ldmatrix_x4(a[m], q + m * kSixteenRows + d * 32);
+      std::uint32_t a[4];
+      ldmatrix_x4(a, q + d * 32);
 #pragma unroll
       for (int n = 0; n < kRows / 16; ++n) {
         std::uint32_t b[4];
         ldmatrix_x4(b, k + n * kSixteenRows + d * 32);
-#pragma unroll
-        for (int m = 0; m < kTiles; ++m) {
-          mma_bf16(s[m][2 * n], a[m], b[0], b[1]);
-          mma_bf16(s[m][2 * n + 1], a[m], b[2], b[3]);
-        }
+        mma_bf16(s[2 * n], a, b[0], b[1]);
+        mma_bf16(s[2 * n + 1], a, b[2], b[3]);
       }
     }
   }
@@ -218,7 +210,7 @@ class Warp {
   }
 
   /// o = P V.
-  __device__ void multiply_values(const std::uint32_t (&p)[kTiles][kRows / 16][4], float (&o)[kTiles][D / 8][4]) const {
+  __device__ void multiply_values(const std::uint32_t (&p)[kRows / 16][4], float (&o)[D / 8][4]) const {
     const std::uint32_t v = shared_address(v_ + (lane_ % 16) * L::kStride + lane_ / 16 * 8);
 #pragma unroll
     for (int k = 0; k < kRows / 16; ++k)
@@ -226,25 +218,20 @@ class Warp {
       for (int n = 0; n < D / 16; ++n) {
         std::uint32_t b[4];
         ldmatrix_x4_trans(b, v + k * kSixteenRows + n * 32);
-#pragma unroll
-        for (int m = 0; m < kTiles; ++m) {
-          mma_bf16(o[m][2 * n], p[m][k], b[0], b[1]);
-          mma_bf16(o[m][2 * n + 1], p[m][k], b[2], b[3]);
-        }
+        mma_bf16(o[2 * n], p[k], b[0], b[1]);
+        mma_bf16(o[2 * n + 1], p[k], b[2], b[3]);
       }
   }
 
   /// Over the warp's own queries, which nobody else reads.
-  __device__ void write(const float (&o)[kTiles][D / 8][4], const float (&inverse)[kTiles][2]) const {
+  __device__ void write(const float (&o)[D / 8][4], const float (&inverse)[2]) const {
     __syncwarp();
 #pragma unroll
-    for (int m = 0; m < kTiles; ++m)
+    for (int n = 0; n < D / 8; ++n)
 #pragma unroll
-      for (int n = 0; n < D / 8; ++n)
-#pragma unroll
-        for (int r = 0; r < 2; ++r)
-          *reinterpret_cast<std::uint32_t*>(q_ + (16 * m + 8 * r + lane_ / 4) * L::kStride + 8 * n + lane_ % 4 * 2) =
-              pack_bf16(o[m][n][2 * r] * inverse[m][r], o[m][n][2 * r + 1] * inverse[m][r]);
+      for (int r = 0; r < 2; ++r)
+        *reinterpret_cast<std::uint32_t*>(q_ + (8 * r + lane_ / 4) * L::kStride + 8 * n + lane_ % 4 * 2) =
+            pack_bf16(o[n][2 * r] * inverse[r], o[n][2 * r + 1] * inverse[r]);
     __syncwarp();
   }
 
@@ -294,6 +281,7 @@ void launch(const Context& context, const WindowArgs& args, std::int64_t blocks)
 }
 
 bool is_windows(const AttentionPlan& plan) {
+  if (std::dynamic_pointer_cast<DeviceWindows>(plan.prepared)) return true;  // seen before: once a tower layer
   for (const QueryBlock& block : plan.blocks) {
     if (block.range_end != block.range_begin + 1 || block.step != 1 || block.count > kRows) return false;
     const KeyRange& range = plan.ranges[static_cast<std::size_t>(block.range_begin)];
@@ -325,7 +313,7 @@ bool rope_attention_takes(const Context& context, const RopeAttentionParams& p) 
 }
 
 void rope_attention(const Context& context, const RopeAttentionParams& p) {
-  PUREKV_ASSERT(rope_attention_takes(context, p) && p.scale > 0);
+  PUREKV_ASSERT(p.scale > 0);
   const std::shared_ptr<const DeviceWindows> windows = device_windows(context, *p.plan);
   if (windows->count == 0) return;
   const WindowArgs args{.qkv = static_cast<const bf16*>(p.qkv.data),

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "kernels/cuda/attention_sm90_wgmma.cuh"
 #include "kernels/cuda/frame_rows.h"
+#include "kernels/cuda/wgmma.cuh"
 
 /// Shared memory, barriers and the producer of the Hopper kernel for frame scores.
 namespace purekv::cuda::frames {

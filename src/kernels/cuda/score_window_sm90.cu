@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "device/buffer.h"
-#include "kernels/cuda/hopper_registers.cuh"
 #include "kernels/cuda/score_window.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 /// Window scores on Hopper: a warpgroup has 64 keys as operand in registers, and the window's rows of a KV head's whole
 /// group stay in shared memory while a block goes through its share of the keys: nothing but K moves. Keys are an

@@ -221,6 +221,13 @@ __global__ void __launch_bounds__(kThreads) select_rows(TopRowsKernel p) {
     write_rows(p, stretch, last, kept, shared.places);
 }
 
+/// Of a multiprocessor.
+std::int64_t resident_blocks() {
+  int blocks = 0;
+  cuda_check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, select_rows, kThreads, 0), "sizing a launch");
+  return blocks;
+}
+
 }  // namespace
 
 void top_rows(const Context& context, const TopRowsParams& params) {
@@ -237,9 +244,8 @@ void top_rows(const Context& context, const TopRowsParams& params) {
                   .slots = params.slots,
                   .counts = work.as<unsigned[kDigits][kBins]>(),
                   .kept = reinterpret_cast<unsigned*>(work.as<std::byte>() + counts)};
-  int resident = 0;
-  cuda_check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, select_rows, kThreads, 0), "sizing a launch");
-  const std::int64_t at_once = std::max<std::int64_t>(1, std::int64_t{resident} * context.cuda->sms / params.heads);
+  static const std::int64_t resident = resident_blocks();
+  const std::int64_t at_once = std::max<std::int64_t>(1, resident * context.cuda->sms / params.heads);
   const dim3 grid(static_cast<unsigned>(std::min(stretches, at_once)), static_cast<unsigned>(params.heads));
   void* arguments[] = {&p};
   cuda_check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(select_rows), grid, dim3(kThreads), arguments, 0,

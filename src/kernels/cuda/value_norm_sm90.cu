@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/hopper_registers.cuh"
 #include "kernels/cuda/value_norm.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 /// Value norms on Hopper; value_norm.cuh says how. A warpgroup has 64 rows of one kind (values, or what they add to the
 /// earlier frame's) as operand in registers, and the triangles of a KV head's whole group stay in shared memory while a
