@@ -33,7 +33,7 @@ struct KvReport {
 };
 
 /// `media` is what the host takes to decode and resize frames, `vision` the tower's time on its
-/// device: on a GPU they overlap, and their sum may be more than passed. `first_token` is the wall's clock.
+/// device: on a GPU they may overlap, and their sum be more than passed. `first_token` is the wall's clock.
 struct Timing {
   double load = 0, media = 0, vision = 0, prefill = 0, first_token = 0, per_token = 0;  ///< ms
 };
@@ -77,7 +77,7 @@ struct Question {
 struct ModelSummary {
   DeviceKind device = DeviceKind::kCpu;  ///< what the figures are for: the CPU or a GPU
   std::int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, hidden = 0, context = 0;
-  std::int64_t weight_bytes = 0;      ///< as the device holds them
+  std::int64_t weight_bytes = 0;      ///< as the device takes them; fp8: with what loading needs
   std::int64_t kv_bytes_per_row = 0;  ///< all layers, this compute type
   bool has_tokenizer = false;         ///< tokenizer.json is there and this build reads it
   PreprocessConfig preprocess;

@@ -90,7 +90,7 @@ def test_memory_holds_every_term_and_is_near_what_ask_takes(frames, demo_model, 
     if "linux" in sys.platform:
         peak = peak_rss("ask", "--model", demo_model, "--device", "cpu", "--threads", "1", tmp_path / "a.npy", "hi",
                         "--max-tokens", "2")
-        assert peak / 3 < medium["memory_bytes"] < 1.5 * peak
+        assert peak / 2 < medium["memory_bytes"] < 1.2 * peak
 
 
 def test_memory_grows_with_what_it_is_made_of(demo_model, tmp_path):
