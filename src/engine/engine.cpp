@@ -15,6 +15,7 @@
 #include "engine/state.h"
 #include "kernels/attention.h"
 #include "kernels/mlp.h"
+#include "kernels/rope_linear.h"
 #include "model/vision_tower.h"
 #include "select/budget.h"
 
@@ -114,11 +115,12 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   constexpr std::int64_t kFloat = sizeof(float);
   const auto between = static_cast<std::int64_t>(size_of(context.activation()));
   const std::int64_t width = config.heads.heads * config.heads.head_dim;
-  const std::int64_t qkv = width + 2 * config.heads.kv_heads * config.heads.head_dim;
   // cos and sin, log-sum-exp in float32; hidden rows, queries and attended rows as between two operations.
   const std::int64_t a_row =
       kFloat * (config.heads.head_dim + config.heads.heads) + between * (config.hidden + 2 * width);
   const std::int64_t at_once = std::min(chunk, rows);
+  const bool stores_qkv = rope_linear_stores(context, config.heads, at_once, config.hidden);
+  const std::int64_t qkv = stores_qkv ? width + 2 * config.heads.kv_heads * config.heads.head_dim : 0;
   const bool stores_up = mlp_stores_up(context, at_once, config.hidden, config.ffn);
   const std::int64_t scaled = weights == DType::kFp8 ? 1 : 0;  // fp8 weights read the inner rows in a byte each
   const std::int64_t inner = config.ffn * ((stores_up ? 2 : 1) * between + scaled);

@@ -12,7 +12,7 @@ namespace purekv {
 /// Rotate-half: dim j pairs with j + head_dim / 2. One table serves text (M-RoPE) and vision (2-D).
 struct RopeSplitParams {
   HeadShape shape;
-  ConstMatrixView qkv;         ///< [rows, (heads + 2 kv_heads) * head_dim] context.activation(): q, k, v
+  ConstMatrixView qkv = {};    ///< [rows, (heads + 2 kv_heads) * head_dim] context.activation(): q, k, v
   const float* cos = nullptr;  ///< [rows, head_dim / 2]
   const float* sin = nullptr;  ///< [rows, head_dim / 2]
   MatrixView q;                ///< [rows, heads * head_dim] context.activation(); may be qkv's own first columns

@@ -10,6 +10,7 @@
 #include "kernels/linear.h"
 #include "kernels/mlp.h"
 #include "kernels/rms_norm.h"
+#include "kernels/rope_linear.h"
 #include "kernels/value_norm.h"
 
 namespace purekv {
@@ -60,6 +61,23 @@ MatrixView Decoder::project(std::int64_t layer, const ConstMatrixView& hidden) c
   linear(context_, {.x = x, .norm = {}, .w = w.k.operand(), .out = qkv.columns(q_width, kv_width)});
   linear(context_, {.x = x, .norm = {}, .w = w.v.operand(), .out = qkv.columns(q_width + kv_width, kv_width)});
   return qkv;
+}
+
+void Decoder::project_heads(std::int64_t layer, const ConstMatrixView& hidden, const RopeSplitParams& to) const {
+  const DecoderLayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
+  const HeadShape& heads = config_.heads;
+  if (w.qkv.weight.data == nullptr) {
+    RopeSplitParams split = to;
+    split.qkv = project(layer, hidden);
+    return rope_split(context_, split);
+  }
+  const bool stores = rope_linear_stores(context_, heads, hidden.rows, config_.hidden);
+  const std::int64_t cols = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
+  rope_linear(context_, {.x = hidden,
+                         .norm = norm(w.input_norm, hidden.rows),
+                         .w = w.qkv.operand(),
+                         .work = stores ? work(work_.qkv, hidden.rows, cols) : MatrixView(),
+                         .to = to});
 }
 
 void Decoder::finish_layer(std::int64_t layer, const ConstMatrixView& attended, const MatrixView& hidden) const {

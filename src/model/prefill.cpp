@@ -6,7 +6,6 @@
 #include "device/transfer.h"
 #include "kernels/attention.h"
 #include "kernels/embed.h"
-#include "kernels/rope.h"
 #include "model/decoder.h"
 
 namespace purekv {
@@ -39,16 +38,16 @@ void Prefill::project(LayerScratch& scratch) {
   for (std::int64_t begin = 0; begin < rows; begin += request_.chunk) {
     check_stop();
     const std::int64_t count = std::min(request_.chunk, rows - begin);
-    rope_split(context, {.shape = heads,
-                         .qkv = decoder_.project(layer_, request_.hidden.slice(begin, count)),
-                         .cos = request_.rope->cos_row(begin),
-                         .sin = request_.rope->sin_row(begin),
-                         .q = q_.slice(begin, count),
-                         .keys = static_cast<std::byte*>(scratch.keys()) + begin * row_bytes,
-                         .values = static_cast<std::byte*>(scratch.values()) + begin * row_bytes,
-                         .kv_dtype = context.compute,
-                         .head_stride = rows * heads.head_dim,
-                         .row_stride = heads.head_dim});
+    decoder_.project_heads(layer_, request_.hidden.slice(begin, count),
+                           {.shape = heads,
+                            .cos = request_.rope->cos_row(begin),
+                            .sin = request_.rope->sin_row(begin),
+                            .q = q_.slice(begin, count),
+                            .keys = static_cast<std::byte*>(scratch.keys()) + begin * row_bytes,
+                            .values = static_cast<std::byte*>(scratch.values()) + begin * row_bytes,
+                            .kv_dtype = context.compute,
+                            .head_stride = rows * heads.head_dim,
+                            .row_stride = heads.head_dim});
   }
 }
 

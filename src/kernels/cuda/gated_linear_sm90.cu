@@ -45,8 +45,7 @@ __device__ __forceinline__ float finished(float sum, float row_scale, float term
   return kFp8 ? sum * row_scale * term : sum + term;
 }
 
-/// silu(gate) * up of a tile, through shared memory to the copy engine. stmatrix wants two groups of eight columns and
-/// both halves of 16 rows at once.
+/// silu(gate) * up of a tile, through shared memory to the copy engine.
 template <bool kFp8>
 __device__ __forceinline__ void store(const float (&d)[128], const GatedKernel& p, const Shared& shared,
                                       const Place& place, int warpgroup, float2 my_terms, const RowScales& row_scale) {
@@ -77,9 +76,7 @@ __device__ __forceinline__ void store(const float (&d)[128], const GatedKernel& 
                       gated(finished<kFp8>(x[1], row_scale.of[r], g.y), finished<kFp8>(y[1], row_scale.of[r], u.y)));
       }
     }
-    const int chunk = two / 4;
-    const int sixteen = (two % 4 * 2 + lane / 16) ^ (to_row % 8);  // the swizzle, in units of 16 bytes
-    hopper::store_matrices(line + chunk * kChunk + sixteen * 16, words);
+    hopper::store_matrices(line + two / 4 * kChunk + swizzled(two, lane, to_row), words);
   }
   hopper::proxy_fence();
   hopper::named_sync(1 + warpgroup, 128);
@@ -117,17 +114,8 @@ void launch(const Context& context, const GatedKernel& p) {
 
 }  // namespace
 
-/// From a cluster's rows on; where tiles come in several waves, from 384 rows: two products of 3,584 x 18,944 take 0.11
-/// and 0.14 ms at 256 and 257 rows, this kernel 0.13 and 0.22, and from 400 rows on it takes no longer than they
-/// (H200).
 bool gated_in_one(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t out) {
-  constexpr std::int64_t kLeastRows = kCluster * kTileRows;
-  constexpr std::int64_t kSeveralWaves = 384;
-  constexpr std::int64_t kMostRows = 1LL << 30U;
-  if (!has_room(context)) return false;
-  if (rows < kLeastRows || rows >= kMostRows || in == 0 || in % 8 != 0 || out % 8 != 0) return false;
-  const std::int64_t tiles = ceil_div(rows, kCluster * kTileRows) * ceil_div(out, kTileCols);
-  return rows >= kSeveralWaves || tiles <= context.cuda->sms / kCluster;
+  return out % 8 == 0 && is_worth_own(context, rows, in, ceil_div(out, kTileCols));
 }
 
 bool gated_sm90_takes(const Context& context, const GatedProduct& product) {

@@ -17,6 +17,7 @@
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/rope_attention.h"
+#include "kernels/rope_linear.h"
 #include "kernels/rope_table.h"
 #include "kernels/score.h"
 #include "kernels/top_rows.h"
@@ -53,6 +54,9 @@ void random_normal(const Context& context, const MatrixView& out, std::uint64_t 
 void rms_norm(const Context& context, const RmsNormParams& params);
 void rope_attention(const Context& context, const RopeAttentionParams& params);
 bool rope_attention_takes(const Context& context, const RopeAttentionParams& params);
+void rope_linear(const Context& context, const RopeLinearParams& params);
+/// Whether rows enough fill the kernel that makes a projection and its rotation at once.
+bool rope_in_one(const Context& context, const HeadShape& shape, std::int64_t rows, std::int64_t in);
 void rope_split(const Context& context, const RopeSplitParams& params);
 void rope_table(const Context& context, const RopeTableParams& params);
 void swiglu(const Context& context, const MatrixView& gate, const ConstMatrixView& up);

@@ -174,6 +174,12 @@ __device__ __forceinline__ RowScales read_row_scales(const Product& p, const Pla
   return scales;
 }
 
+/// Bytes from a row's first of a chunk to where this lane's eight columns of group `two` (sixteen of them) lie: the
+/// copy engine's swizzle. For store_matrices, which wants two groups of eight columns and both halves of 16 rows.
+__device__ __forceinline__ int swizzled(int two, int lane, int row) {
+  return ((two % 4 * 2 + lane / 16) ^ (row % 8)) * 16;
+}
+
 /// The kernel's body but for what becomes of a tile: finish(shared, place, warpgroup, d, use) multiplies and stores.
 template <bool kFp8, int kStep, class Finish>
 __device__ __forceinline__ void run(const Product& p, unsigned char* raw, const Finish& finish) {
@@ -206,8 +212,16 @@ inline CUtensorMap map_of(const ConstMatrixView& m, std::int64_t rows) {
   return make_tensor_map(m.data, m.dtype, m.cols, {m.rows, m.stride}, {1, m.rows * m.stride}, rows, 1);
 }
 
-inline bool has_room(const Context& context) {
-  return context.cuda != nullptr && context.cuda->capability == 90 && context.cuda->smem_bytes >= kShared;
+/// From a cluster's rows on; where tiles come in several waves, from 384 rows: two products of 3,584 x 18,944 take 0.11
+/// and 0.14 ms at 256 and 257 rows, one kernel for both 0.13 and 0.22, and from 400 rows on it takes no longer than
+/// they (H200).
+inline bool is_worth_own(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t col_tiles) {
+  constexpr std::int64_t kLeastRows = kCluster * kTileRows;
+  constexpr std::int64_t kSeveralWaves = 384;
+  constexpr std::int64_t kMostRows = 1LL << 30U;
+  if (context.cuda == nullptr || context.cuda->capability != 90 || context.cuda->smem_bytes < kShared) return false;
+  if (rows < kLeastRows || rows >= kMostRows || in == 0 || in % 8 != 0) return false;
+  return rows >= kSeveralWaves || ceil_div(rows, kLeastRows) * col_tiles <= context.cuda->sms / kCluster;
 }
 
 /// `cols`: of the tiles; weights[n] is what half n of a tile's columns comes from. Rows of x that stay in the
