@@ -95,13 +95,12 @@ template <bool kFp8>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     gated_kernel(const __grid_constant__ GatedKernel p) {
   extern __shared__ __align__(1024) unsigned char raw[];
-  run<kFp8, kTileCols>(p.product, raw,
-                       [&](const Shared& shared, const Place& place, int warpgroup, float(&d)[128], unsigned& use) {
-                         const float2 terms = read_terms(p, place.tile_col * kTileCols);
-                         const RowScales scales = read_row_scales<kFp8>(p.product, place, warpgroup);
-                         multiply<kFp8>(d, shared, warpgroup, use, 0, p.product.steps);
-                         store<kFp8>(d, p, shared, place, warpgroup, terms, scales);
-                       });
+  run<kFp8, kTileCols>(p.product, raw, [&](const Place& place, Consumer& consumer, float(&d)[128]) {
+    const float2 terms = read_terms(p, place.tile_col * kTileCols);
+    const RowScales scales = read_row_scales<kFp8>(p.product, place, consumer.warpgroup);
+    consumer.multiply<kFp8>(d, 0, p.product.steps);
+    store<kFp8>(d, p, consumer.shared, place, consumer.warpgroup, terms, scales);
+  });
 }
 
 template <bool kFp8>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "base/matrix.h"
 #include "device/context.h"
@@ -24,8 +25,12 @@ inline constexpr int kHalfCols = 128;  ///< weight rows that one block of a clus
 inline constexpr int kCluster = 2;
 inline constexpr int kConsumers = 2;  ///< warpgroups
 inline constexpr int kThreads = 128 * (kConsumers + 1);
+inline constexpr int kWarpgroupRows = kTileRows / kConsumers;
 inline constexpr int kStages = 4;
-inline constexpr int kLine = 128;  ///< bytes of k in a stage
+inline constexpr int kRowGroup = 16;  ///< row tiles of a cluster that share a sweep over the weights
+inline constexpr int kMostRun = 4;    ///< of them, that a cluster makes one after the other
+inline constexpr int kLag = 3;        ///< stages that the second warpgroup is behind
+inline constexpr int kLine = 128;     ///< bytes of k in a stage
 inline constexpr int kInstructions = kLine / 32;
 inline constexpr int kOperand = 128 * kLine;      ///< x's, or half of the weights' share of a stage
 inline constexpr int kStageBytes = 3 * kOperand;  ///< x, two halves
@@ -45,7 +50,7 @@ struct Product {
   CUtensorMap x, weights[2];  ///< weights: of a tile's first and second 128 columns
   int rows;
   int row_tiles, col_tiles;  ///< of a cluster: 256 rows
-  int row_group;             ///< row tiles that share a sweep over the weights
+  int most_run, runs;        ///< row tiles of a run at most; all runs
   int steps;                 ///< stages along k
   const float* x_scales;     ///< [rows] fp8
 };
@@ -84,42 +89,74 @@ struct Shared {
   }
 };
 
-/// Tiles of a cluster: n-th of those in an order that sweeps the columns once for each group of row tiles.
-struct Place {
-  int row, tile_col;
-  __device__ Place(const Product& p, int n, std::uint32_t rank) {
-    const int of_group = p.row_group * p.col_tiles;
-    const int first = n / of_group * p.row_group;
-    const int size = min(p.row_tiles - first, p.row_group);
-    const int in_group = n % of_group;
-    row = ((first + in_group % size) * kCluster + static_cast<int>(rank)) * kTileRows;
-    tile_col = in_group / size;
+/// Tiles with the same columns that a cluster makes one after the other, n-th of the runs in an order that sweeps the
+/// columns once for each group of row tiles.
+struct Run {
+  int first, count;  ///< of the cluster's row tiles
+  int tile_col;
+  __device__ Run(const Product& p, int n) {
+    const int of_group = parts(p, kRowGroup) * p.col_tiles;
+    const int group = n / of_group;
+    const int size = min(p.row_tiles - group * kRowGroup, kRowGroup);
+    const int in_group = n - group * of_group;
+    const int part = in_group % parts(p, size);
+    tile_col = in_group / parts(p, size);
+    first = part * size / parts(p, size);
+    count = (part + 1) * size / parts(p, size) - first;
+    first += group * kRowGroup;
+  }
+  __host__ __device__ static int parts(const Product& p, int row_tiles) {
+    return (row_tiles + p.most_run - 1) / p.most_run;
   }
 };
 
+/// A block's tile.
+struct Place {
+  int row, tile_col;
+  __device__ Place(const Run& run, int n, std::uint32_t rank)
+      : row(((run.first + n) * kCluster + static_cast<int>(rank)) * kTileRows), tile_col(run.tile_col) {}
+};
+
 template <class Work>
-__device__ void for_tiles(const Product& p, std::uint32_t rank, const Work& work) {
+__device__ void for_runs(const Product& p, const Work& work) {
   const int clusters = static_cast<int>(gridDim.x) / kCluster;
-  for (int n = static_cast<int>(blockIdx.x) / kCluster; n < p.row_tiles * p.col_tiles; n += clusters)
-    work(Place(p, n, rank));
+  for (int n = static_cast<int>(blockIdx.x) / kCluster; n < p.runs; n += clusters) work(Run(p, n));
 }
 
 /// One thread. `kStep`: weight rows from one tile to the next; 256 where both halves come from one weight.
+///
+/// In a run the weights' stages follow one another round and round k. The second warpgroup joins kLag stages late and
+/// stays as long behind: it begins and ends its tiles, whose sum goes round k from there, while the first is in the
+/// middle of its own. So one multiplies while the other stores, of the same stages.
 template <int kValues, int kStep>
 __device__ void produce(const Product& p, const Shared& shared, std::uint32_t rank) {
   const CUtensorMap* weight = &p.weights[rank];
   const int half = kStep == 2 * kHalfCols ? static_cast<int>(rank) * kHalfCols : 0;
   unsigned use = 0;
-  for_tiles(p, rank, [&](const Place& place) {
-    for (int step = 0; step < p.steps; ++step, ++use) {
+  for_runs(p, [&](const Run& run) {
+    const int end = run.count * p.steps;
+    int row[kConsumers];
+    int step[kConsumers] = {0, 0};  // of each warpgroup's tile
+    for (int w = 0; w < kConsumers; ++w) row[w] = Place(run, 0, rank).row + w * kWarpgroupRows;
+    int k = 0;
+    for (int n = 0; n < end + kLag; ++n, ++use) {
       const Turn turn(use);
       hopper::barrier_wait(shared.empty(turn.stage), turn.parity ^ 1U);
       const std::uint32_t full = shared.full(turn.stage);
       const std::uint32_t to = shared.stage(turn.stage);
-      hopper::barrier_expect(full, kStageBytes);
-      hopper::load_box(to, &p.x, full, step * kValues, place.row, 0);
-      hopper::load_box_to(3, to + (1 + rank) * kOperand, weight, full, step * kValues, place.tile_col * kStep + half,
-                          0);
+      const int takes[kConsumers] = {n < end ? 1 : 0, n >= kLag ? 1 : 0};  // a short run has stages that neither does
+      hopper::barrier_expect(full, (takes[0] + takes[1]) * (kOperand / 2) + 2 * kOperand);
+#pragma unroll
+      for (int w = 0; w < kConsumers; ++w) {
+        if (takes[w] == 0) continue;
+        hopper::load_box(to + w * (kOperand / 2), &p.x, full, k * kValues, row[w], 0);
+        if (++step[w] == p.steps) {
+          step[w] = 0;
+          row[w] += kCluster * kTileRows;
+        }
+      }
+      hopper::load_box_to(3, to + (1 + rank) * kOperand, weight, full, k * kValues, run.tile_col * kStep + half, 0);
+      if (++k == p.steps) k = 0;
     }
   });
 }
@@ -130,28 +167,44 @@ __device__ __forceinline__ void release(const Shared& shared, int stage) {
   if (lane < kCluster) hopper::barrier_arrive_at(shared.empty(stage), lane);
 }
 
-/// d[64 rows][256 columns] of a tile: adds steps [first, end).
-template <bool kFp8>
-__device__ __forceinline__ void multiply(float (&d)[128], const Shared& shared, int warpgroup, unsigned& use, int first,
-                                         int end) {
-  for (int step = first; step < end; ++step, ++use) {
-    const Turn turn(use);
-    hopper::barrier_wait(shared.full(turn.stage), turn.parity);
-    const std::uint32_t at = shared.stage(turn.stage);
-    const std::uint64_t a = hopper::swizzled_operand(at + warpgroup * (kOperand / 2), 16);
-    const std::uint64_t b = hopper::swizzled_operand(at + kOperand, 16);
-    hopper::wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < kInstructions; ++i)  // 32 bytes along k are two address units
-      hopper::multiply_shared_256<kFp8>(d, a + 2 * i, b + 2 * i, step > 0 || i > 0 ? 1 : 0);
-    hopper::wgmma_commit();
-    hopper::wgmma_wait<1>();
-    if (step > first) release(shared, Turn(use - 1).stage);
+/// A consumer warpgroup's way through the ring.
+struct Consumer {
+  const Shared& shared;
+  int warpgroup;
+  int steps;         ///< of a tile
+  int skips = 0;     ///< stages behind the tile's that only the other warpgroup takes
+  unsigned use = 0;  ///< of the ring
+
+  __device__ __forceinline__ void skip(int stages) {
+    for (int n = 0; n < stages; ++n, ++use) {
+      hopper::barrier_wait(shared.full(Turn(use).stage), Turn(use).parity);
+      release(shared, Turn(use).stage);
+    }
   }
-  hopper::wgmma_wait<0>();
-  hopper::pin(d);
-  if (end > first) release(shared, Turn(use - 1).stage);
-}
+
+  /// d[64 rows][256 columns] of a tile: adds steps [first, end).
+  template <bool kFp8>
+  __device__ __forceinline__ void multiply(float (&d)[128], int first, int end) {
+    for (int step = first; step < end; ++step, ++use) {
+      const Turn turn(use);
+      hopper::barrier_wait(shared.full(turn.stage), turn.parity);
+      const std::uint32_t at = shared.stage(turn.stage);
+      const std::uint64_t a = hopper::swizzled_operand(at + warpgroup * (kOperand / 2), 16);
+      const std::uint64_t b = hopper::swizzled_operand(at + kOperand, 16);
+      hopper::wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < kInstructions; ++i)  // 32 bytes along k are two address units
+        hopper::multiply_shared_256<kFp8>(d, a + 2 * i, b + 2 * i, step > 0 || i > 0 ? 1 : 0);
+      hopper::wgmma_commit();
+      hopper::wgmma_wait<1>();
+      if (step > first) release(shared, Turn(use - 1).stage);
+    }
+    hopper::wgmma_wait<0>();
+    hopper::pin(d);
+    if (end > first) release(shared, Turn(use - 1).stage);
+    if (end == steps) skip(skips);  // now: stages must not wait until the tile is stored
+  }
+};
 
 /// Scales of this thread's two rows of x. Read before the products, whose time hides the way to memory.
 struct RowScales {
@@ -180,7 +233,7 @@ __device__ __forceinline__ int swizzled(int two, int lane, int row) {
   return ((two % 4 * 2 + lane / 16) ^ (row % 8)) * 16;
 }
 
-/// The kernel's body but for what becomes of a tile: finish(shared, place, warpgroup, d, use) multiplies and stores.
+/// The kernel's body but for what becomes of a tile: finish(place, consumer, d) multiplies and stores.
 template <bool kFp8, int kStep, class Finish>
 __device__ __forceinline__ void run(const Product& p, unsigned char* raw, const Finish& finish) {
   const Shared shared(raw);
@@ -193,10 +246,15 @@ __device__ __forceinline__ void run(const Product& p, unsigned char* raw, const 
     if (threadIdx.x == 0) produce<kFp8 ? kLine : kLine / 2, kStep>(p, shared, rank);
   } else {
     hopper::take_registers<kConsumerRegisters>();
-    const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
     float d[128];
-    unsigned use = 0;
-    for_tiles(p, rank, [&](const Place& place) { finish(shared, place, warpgroup, d, use); });
+    Consumer consumer{shared, static_cast<int>(threadIdx.x) / 128 - 1, p.steps};
+    for_runs(p, [&](const Run& run) {
+      if (consumer.warpgroup > 0) consumer.skip(kLag);
+      for (int n = 0; n < run.count; ++n) {
+        if (consumer.warpgroup == 0) consumer.skips = n + 1 == run.count ? kLag : 0;
+        finish(Place(run, n, rank), consumer, d);
+      }
+    });
     if (threadIdx.x % 128 == 0) hopper::store_wait_read();
   }
   // Neither block may go while the other still fills its stages or frees them.
@@ -224,24 +282,51 @@ inline bool is_worth_own(const Context& context, std::int64_t rows, std::int64_t
   return rows >= kSeveralWaves || ceil_div(rows, kLeastRows) * col_tiles <= context.cuda->sms / kCluster;
 }
 
-/// `cols`: of the tiles; weights[n] is what half n of a tile's columns comes from. Rows of x that stay in the
-/// second-level cache while the weights pass once take 30 % of it (best of 10, 30, 60, 90 on an H200).
+/// Runs of a launch, with runs of at most `most_run` row tiles.
+inline int count_runs(Product p, int most_run) {
+  p.most_run = most_run;
+  const int groups = p.row_tiles / kRowGroup;
+  const int rest = p.row_tiles - groups * kRowGroup;
+  return (groups * Run::parts(p, kRowGroup) + Run::parts(p, rest)) * p.col_tiles;
+}
+
+/// Picks the runs' length: long ones lose little at their ends, where one warpgroup multiplies alone, short ones share
+/// out evenly.
+inline void choose_runs(Product& p, int clusters) {
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (int length = 1; length <= kMostRun; ++length) {
+    const std::int64_t of_cluster = ceil_div(count_runs(p, length), clusters);
+    const std::int64_t steps = of_cluster * (static_cast<std::int64_t>(length) * p.steps + kLag);
+    if (steps >= least) continue;
+    least = steps;
+    p.most_run = length;
+  }
+  p.runs = count_runs(p, p.most_run);
+}
+
+inline int most_clusters(const Context& context) { return context.cuda->sms / kCluster; }
+
+/// weights: what the halves of a tile's columns come from. Groups of 16 row tiles of a cluster and runs of up to 4 were
+/// the best of 4 to 46 and 1 to 16 at 1,280 and 3,584 values of k, bf16 and fp8 (H200): what is used at one time, about
+/// 4 row tiles and 16 of the columns, stays in the second-level cache.
 inline Product make_product(const Context& context, const ConstMatrixView& x, const ConstMatrixView& first,
                             const ConstMatrixView& second, std::int64_t col_tiles, const float* x_scales) {
   const std::int64_t row_bytes = x.cols * static_cast<std::int64_t>(size_of(x.dtype));
-  const auto cached = static_cast<std::int64_t>(context.cuda->l2_bytes) * 3 / 10;
-  return {.x = map_of(x, kTileRows),
-          .weights = {map_of(first, kHalfCols), map_of(second, kHalfCols)},
-          .rows = static_cast<int>(x.rows),
-          .row_tiles = static_cast<int>(ceil_div(x.rows, kCluster * kTileRows)),
-          .col_tiles = static_cast<int>(col_tiles),
-          .row_group = static_cast<int>(std::max<std::int64_t>(1, cached / (kCluster * kTileRows * row_bytes))),
-          .steps = static_cast<int>(ceil_div(row_bytes, kLine)),
-          .x_scales = x_scales};
+  Product p{.x = map_of(x, kWarpgroupRows),
+            .weights = {map_of(first, kHalfCols), map_of(second, kHalfCols)},
+            .rows = static_cast<int>(x.rows),
+            .row_tiles = static_cast<int>(ceil_div(x.rows, kCluster * kTileRows)),
+            .col_tiles = static_cast<int>(col_tiles),
+            .most_run = 1,
+            .runs = 0,
+            .steps = static_cast<int>(ceil_div(row_bytes, kLine)),
+            .x_scales = x_scales};
+  choose_runs(p, most_clusters(context));
+  return p;
 }
 
 inline unsigned blocks_of(const Context& context, const Product& p) {
-  return static_cast<unsigned>(std::min(context.cuda->sms / kCluster, p.row_tiles * p.col_tiles) * kCluster);
+  return static_cast<unsigned>(std::min(most_clusters(context), p.runs) * kCluster);
 }
 
 }  // namespace purekv::cuda::products

@@ -178,20 +178,19 @@ template <bool kFp8, int D>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     rope_kernel(const __grid_constant__ RopeKernel p) {
   extern __shared__ __align__(1024) unsigned char raw[];
-  run<kFp8, kTileCols>(p.product, raw,
-                       [&](const Shared& shared, const Place& place, int warpgroup, float(&d)[128], unsigned& use) {
-                         const int first = place.tile_col * kTileCols;
-                         const Terms terms = read_terms<kFp8>(p, first, p.all_heads() * D);
-                         const RowScales scales = read_row_scales<kFp8>(p.product, place, warpgroup);
-                         const int split = max(0, p.product.steps - kAhead);
-                         multiply<kFp8>(d, shared, warpgroup, use, 0, split);
-                         Angles<D> angles;
-                         if (first / D < p.heads + p.kv_heads) angles.read(p, first_row(place, warpgroup));
-                         multiply<kFp8>(d, shared, warpgroup, use, split, p.product.steps);
-                         const Finish<kFp8, D> finish(p, shared, place, warpgroup);
-                         finish.store(d, 0, terms, scales, angles);
-                         finish.store(d + 64, 1, terms, scales, angles);
-                       });
+  run<kFp8, kTileCols>(p.product, raw, [&](const Place& place, Consumer& consumer, float(&d)[128]) {
+    const int first = place.tile_col * kTileCols;
+    const Terms terms = read_terms<kFp8>(p, first, p.all_heads() * D);
+    const RowScales scales = read_row_scales<kFp8>(p.product, place, consumer.warpgroup);
+    const int split = max(0, p.product.steps - kAhead);
+    consumer.multiply<kFp8>(d, 0, split);
+    Angles<D> angles;
+    if (first / D < p.heads + p.kv_heads) angles.read(p, first_row(place, consumer.warpgroup));
+    consumer.multiply<kFp8>(d, split, p.product.steps);
+    const Finish<kFp8, D> finish(p, consumer.shared, place, consumer.warpgroup);
+    finish.store(d, 0, terms, scales, angles);
+    finish.store(d + 64, 1, terms, scales, angles);
+  });
 }
 
 template <bool kFp8, int D>
