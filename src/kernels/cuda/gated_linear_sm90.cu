@@ -14,22 +14,27 @@ namespace {
 
 using namespace products;
 
-constexpr int kTileCols = kHalfCols;  ///< of out: as many rows of the gate's and of the up weight
+constexpr int kOutCols = 96;  ///< of a tile: as many rows of the gate's and of the up weight
+using GatedTile = Tile<2 * kOutCols, 2 * kOutCols>;
+
+/// What belongs to a column beside its weights.
+enum class Term { kNone, kBias, kScale };
 
 struct GatedKernel {
   Product product;
-  CUtensorMap out;
+  CUtensorMap gate, up;
+  std::uint16_t* out;  ///< bf16
+  std::int64_t out_stride;
   int cols;
-  const float *gate_terms, *up_terms;  ///< [cols] scales of fp8 weights, or biases; null: none
+  const float *gate_terms, *up_terms;  ///< [cols]
 };
 
-/// A scale or bias of the gate's and of the up weight: this thread's column of the tile. Read before the products,
-/// whose time hides the way to memory.
-__device__ __forceinline__ float2 read_terms(const GatedKernel& p, int first_col) {
-  const int col = first_col + static_cast<int>(threadIdx.x) % 128;
-  if (p.gate_terms == nullptr || col >= p.cols) return {0, 0};
-  return {__ldg(p.gate_terms + col), __ldg(p.up_terms + col)};
-}
+struct GatedWeights {
+  static constexpr int kBoxes = 2;
+  const GatedKernel& p;
+  __device__ const CUtensorMap* map(int box) const { return box == 0 ? &p.gate : &p.up; }
+  __device__ static int row(int tile_col, int) { return tile_col * kOutCols; }
+};
 
 /// silu(gate) * up by sigmoid(x) = (1 + tanh(x / 2)) / 2: one approximate instruction, at most 2^-12 off (absolute). An
 /// exponential and a reciprocal took 1 % of the kernel more.
@@ -39,82 +44,93 @@ __device__ __forceinline__ float gated(float gate, float up) {
   return gate * fmaf(0.5F, tangent, 0.5F) * up;
 }
 
-/// What an accumulator stands for.
-template <bool kFp8>
-__device__ __forceinline__ float finished(float sum, float row_scale, float term) {
-  return kFp8 ? sum * row_scale * term : sum + term;
-}
+/// silu(gate) * up of half of a warpgroup's rows.
+template <Term kTerm>
+class StoreGated {
+ public:
+  __device__ StoreGated(const GatedKernel& p, const Shared<GatedTile>& shared, int warpgroup)
+      : p_(p), terms_(shared.terms(warpgroup)), warpgroup_(warpgroup), thread_(static_cast<int>(threadIdx.x) % 128) {}
 
-/// silu(gate) * up of a tile, through shared memory to the copy engine.
-template <bool kFp8>
-__device__ __forceinline__ void store(const float (&d)[128], const GatedKernel& p, const Shared& shared,
-                                      const Place& place, int warpgroup, float2 my_terms, const RowScales& row_scale) {
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int lane = thread % 32;
-  float* terms = shared.terms(warpgroup);
-  terms[thread] = my_terms.x;
-  terms[kTileCols + thread] = my_terms.y;
-  if (thread == 0) hopper::store_wait_read();
-  hopper::named_sync(1 + warpgroup, 128);
-  const int to_row = thread / 32 * 16 + lane % 16;
-  const std::uint32_t line = shared.out(warpgroup, 0) + to_row * kLine;
+  __device__ __forceinline__ void read(const Place& place, int half) {
+    if constexpr (kTerm == Term::kScale) row_scales_ = read_row_scales(p_.product, first_row(place, warpgroup_, half));
+    if (kTerm == Term::kNone || half > 0) return;  // the columns are the same
+    const int col = place.tile_col * kOutCols + thread_;
+    const bool is_inside = thread_ < kOutCols && col < p_.cols;
+    gate_term_ = is_inside ? __ldg(p_.gate_terms + col) : 0;
+    up_term_ = is_inside ? __ldg(p_.up_terms + col) : 0;
+  }
+
+  __device__ __forceinline__ void store(const Place& place, int half, const GatedTile::Sums& d) const {
+    if (kTerm != Term::kNone && half == 0) share_terms();
+    const int row = first_row(place, warpgroup_, half);
+    const int quad = thread_ % 4;
 #pragma unroll
-  for (int two = 0; two < kTileCols / 16; ++two) {
-    std::uint32_t words[4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int j = 2 * two + i;
-      const int col = 8 * j + 2 * (lane % 4);
-      const float2 g = *reinterpret_cast<const float2*>(terms + col);
-      const float2 u = *reinterpret_cast<const float2*>(terms + kTileCols + col);
+    for (int four = 0; four < kOutCols / 32; ++four) {
+      const int col = place.tile_col * kOutCols + four * 32 + quad * 8;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float* x = d + 4 * j + 2 * r;
-        const float* y = x + 64;
-        words[2 * i + r] =
-            pack_bf16(gated(finished<kFp8>(x[0], row_scale.of[r], g.x), finished<kFp8>(y[0], row_scale.of[r], u.x)),
-                      gated(finished<kFp8>(x[1], row_scale.of[r], g.y), finished<kFp8>(y[1], row_scale.of[r], u.y)));
+        std::uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int j = 4 * four + i;
+          const float* x = d + 4 * j + 2 * r;
+          pairs[i] = gated_pair(x, x + kOutCols / 2, 8 * j + 2 * quad, row_scales_.of[r]);
+        }
+        const uint4 eight = gather_group(pairs);
+        if (row + 8 * r < p_.product.rows && col < p_.cols)
+          *reinterpret_cast<uint4*>(p_.out + (row + 8 * r) * p_.out_stride + col) = eight;
       }
     }
-    hopper::store_matrices(line + two / 4 * kChunk + swizzled(two, lane, to_row), words);
   }
-  hopper::proxy_fence();
-  hopper::named_sync(1 + warpgroup, 128);
-  if (thread == 0) {
-    for (int chunk = 0; chunk < kChunks; ++chunk)
-      hopper::store_box(&p.out, shared.out(warpgroup, chunk), place.tile_col * kTileCols + chunk * kChunkCols,
-                        place.row + warpgroup * 64, 0);
-    hopper::store_commit();
+
+ private:
+  /// The tile before has been stored by all: this warpgroup meets once more before anyone reads them.
+  __device__ __forceinline__ void share_terms() const {
+    hopper::named_sync(1 + warpgroup_, 128);
+    if (thread_ < kOutCols) {
+      terms_[thread_] = gate_term_;
+      terms_[kOutCols + thread_] = up_term_;
+    }
+    hopper::named_sync(1 + warpgroup_, 128);
   }
-}
+
+  __device__ __forceinline__ std::uint32_t gated_pair(const float* gate, const float* up, int col, float by) const {
+    float2 g{0, 0};
+    float2 u{0, 0};
+    if constexpr (kTerm != Term::kNone) {
+      g = *reinterpret_cast<const float2*>(terms_ + col);
+      u = *reinterpret_cast<const float2*>(terms_ + kOutCols + col);
+    }
+    return pack_bf16(gated(finished(gate[0], by, g.x), finished(up[0], by, u.x)),
+                     gated(finished(gate[1], by, g.y), finished(up[1], by, u.y)));
+  }
+
+  /// What an accumulator stands for.
+  __device__ __forceinline__ static float finished(float sum, float row_scale, float term) {
+    if constexpr (kTerm == Term::kScale) return sum * row_scale * term;
+    return kTerm == Term::kBias ? sum + term : sum;
+  }
+
+  const GatedKernel& p_;
+  float* terms_;
+  int warpgroup_, thread_;
+  RowScales row_scales_;
+  float gate_term_ = 0, up_term_ = 0;  ///< this thread's column of the tile
+};
 
 /// 2 * 2 * rows in cols FLOPs; what a tile and a step take stands in product_sm90.cuh. Writes 2 bytes an element of
-/// out. Measured on one H200 at its power limit, against the two products alone on cuBLASLt: 10,955 x 3,584 x 18,944
-/// bf16 4.58 ms (4.55), 24,576 x 1,280 x 3,424 with biases 0.68 (0.69), 14,575 x 3,584 x 18,944 fp8 3.19 (3.16).
-template <bool kFp8>
+/// out.
+template <Term kTerm>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     gated_kernel(const __grid_constant__ GatedKernel p) {
   extern __shared__ __align__(1024) unsigned char raw[];
-  run<kFp8, kTileCols>(p.product, raw, [&](const Place& place, Consumer& consumer, float(&d)[128]) {
-    const float2 terms = read_terms(p, place.tile_col * kTileCols);
-    const RowScales scales = read_row_scales<kFp8>(p.product, place, consumer.warpgroup);
-    consumer.multiply<kFp8>(d, 0, p.product.steps);
-    store<kFp8>(d, p, consumer.shared, place, consumer.warpgroup, terms, scales);
-  });
-}
-
-template <bool kFp8>
-void launch(const Context& context, const GatedKernel& p) {
-  static const bool allowed = (allow_shared(gated_kernel<kFp8>, kShared), true);
-  static_cast<void>(allowed);
-  gated_kernel<kFp8><<<blocks_of(context, p.product), kThreads, kShared, stream_of(context)>>>(p);
-  check_launch("gated_linear_sm90");
+  run<GatedTile, kTerm == Term::kScale, StoreGated<kTerm>>(p, GatedWeights{p}, raw);
 }
 
 }  // namespace
 
 bool gated_in_one(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t out) {
-  return out % 8 == 0 && is_worth_own(context, rows, in, ceil_div(out, kTileCols));
+  return out % 8 == 0 && is_worth_own<GatedTile>(context, rows, in, ceil_div(out, kCluster * kOutCols));
 }
 
 bool gated_sm90_takes(const Context& context, const GatedProduct& product) {
@@ -138,15 +154,18 @@ void gated_sm90(const Context& context, const GatedProduct& product) {
   PUREKV_ASSERT(x.cols == gate.cols && x.cols == up.cols && gate.rows == out.cols && up.rows == out.cols);
   PUREKV_ASSERT(!is_fp8 ||
                 (product.x_scales != nullptr && product.gate.scales != nullptr && product.up.scales != nullptr));
-  const GatedKernel p{.product = make_product(context, x, gate, up, ceil_div(out.cols, kTileCols), product.x_scales),
-                      .out = map_of(out, 64),
+  const GatedKernel p{.product = make_product(x, ceil_div(out.cols, kCluster * kOutCols), product.x_scales),
+                      .gate = map_of(gate, kOutCols),
+                      .up = map_of(up, kOutCols),
+                      .out = static_cast<std::uint16_t*>(out.data),
+                      .out_stride = out.stride,
                       .cols = static_cast<int>(out.cols),
                       .gate_terms = is_fp8 ? product.gate.scales : product.gate.bias,
                       .up_terms = is_fp8 ? product.up.scales : product.up.bias};
-  if (is_fp8)
-    launch<true>(context, p);
-  else
-    launch<false>(context, p);
+  constexpr auto kName = "gated_linear_sm90";
+  if (is_fp8) return launch<GatedTile, gated_kernel<Term::kScale>>(context, p, kName);
+  if (p.gate_terms != nullptr) return launch<GatedTile, gated_kernel<Term::kBias>>(context, p, kName);
+  launch<GatedTile, gated_kernel<Term::kNone>>(context, p, kName);
 }
 
 }  // namespace purekv::cuda

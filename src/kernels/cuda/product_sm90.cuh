@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include "base/matrix.h"
 #include "device/context.h"
@@ -11,47 +10,54 @@
 #include "kernels/cuda/wgmma.cuh"
 
 /// The main loop of Hopper's own products, x [rows, in] times weights [out, in], for kernels that finish what they
-/// multiply before it is stored. Persistent clusters of two blocks; a block has one producer thread and two consumer
-/// warpgroups, 64 rows each, and makes tiles of 128 rows x 256 weight rows. A cluster's blocks have neighbouring rows
-/// and the same weights, of which each fetches half for both. A tile takes 2 * 128 * 256 * in FLOPs; a step of it (128
-/// bytes along k) 48 KiB of operands, of which a block fetches 32 itself.
+/// multiply before it is stored. Persistent clusters of two blocks, which have the same 256 rows and neighbouring
+/// columns; a block has one producer thread and two consumer warpgroups. A warpgroup has two halves of 64 rows: while
+/// the products of one half's last or first step run, it stores the other one. A tile takes 2 * 256 * kCols * in FLOPs;
+/// a step of it 128 bytes along k of 256 rows and of kCols weight rows, half of the rows through the other block.
 ///
-/// Tried and not faster (H200, at its power limit): warpgroups that take smaller tiles in turn (5 to 9 % slower), one
-/// that trails the other by 1 to 3 stages, no multicast (3 % slower).
+/// What bounds it is power: what is moved for a FLOP, from the second-level cache to shared memory and from there to
+/// the tensor cores, sets the clock. So tiles are as large as registers allow, and stages of operands take all of the
+/// shared memory: results leave from registers.
+///
+/// Tried and not faster (H200, 32k x 3,584 x 18,944): tiles of 128 x 256 whose blocks share weights (clock 4 % lower),
+/// three stages and results through shared memory, steps of 64 bytes (clock 4 % lower), a second warpgroup that runs
+/// some steps behind, warpgroups that take tiles in turn, no multicast.
 namespace purekv::cuda::products {
 
-inline constexpr int kTileRows = 128;  ///< of x, a block
-inline constexpr int kHalfCols = 128;  ///< weight rows that one block of a cluster fetches
 inline constexpr int kCluster = 2;
 inline constexpr int kConsumers = 2;  ///< warpgroups
 inline constexpr int kThreads = 128 * (kConsumers + 1);
-inline constexpr int kWarpgroupRows = kTileRows / kConsumers;
+inline constexpr int kHalves = 2;  ///< of a warpgroup's rows
+inline constexpr int kHalfRows = 64;
+inline constexpr int kWarpgroupRows = kHalves * kHalfRows;
+inline constexpr int kTileRows = kConsumers * kWarpgroupRows;
+inline constexpr int kRowGroup = 16;  ///< row tiles that share a sweep over the weights
 inline constexpr int kStages = 4;
-inline constexpr int kRowGroup = 16;  ///< row tiles of a cluster that share a sweep over the weights
-inline constexpr int kMostRun = 4;    ///< of them, that a cluster makes one after the other
-inline constexpr int kLag = 3;        ///< stages that the second warpgroup is behind
-inline constexpr int kLine = 128;     ///< bytes of k in a stage
+inline constexpr int kLine = 128;  ///< bytes of k in a step
 inline constexpr int kInstructions = kLine / 32;
-inline constexpr int kOperand = 128 * kLine;      ///< x's, or half of the weights' share of a stage
-inline constexpr int kStageBytes = 3 * kOperand;  ///< x, two halves
-inline constexpr int kChunkCols = 64;             ///< of a result that leaves through shared memory, 128 bytes
-inline constexpr int kChunk = 64 * kLine;         ///< 64 rows of them
-inline constexpr int kChunks = kHalfCols / kChunkCols;
-inline constexpr int kOut = kStages * kStageBytes;
-inline constexpr int kTerms = kOut + kConsumers * kChunks * kChunk;
-inline constexpr int kTermBytes = 2 * kHalfCols * static_cast<int>(sizeof(float));  ///< of a warpgroup
-inline constexpr int kBarriers = kTerms + kConsumers * kTermBytes;
-inline constexpr int kShared = kBarriers + 2 * kStages * 8;
-/// Registers: 128 x 40 + 256 x 232, of 168 x 384 at the start.
-inline constexpr int kProducerRegisters = 40;
-inline constexpr int kConsumerRegisters = 232;
+inline constexpr int kOperand = kWarpgroupRows * kLine;  ///< bytes of a warpgroup's rows in a stage
+/// Registers: 128 x 24 + 256 x 240, of 168 x 384 at the start.
+inline constexpr int kProducerRegisters = 24;
+inline constexpr int kConsumerRegisters = 240;
+
+/// The shape of a kernel's tiles: weight rows of a block, and floats that a warpgroup keeps for them.
+template <int kColumns, int kFloats>
+struct Tile {
+  static constexpr int kCols = kColumns;
+  static constexpr int kStageBytes = kConsumers * kOperand + kCols * kLine;
+  static constexpr int kTermCount = kFloats;
+  static constexpr int kTerms = kStages * kStageBytes;
+  static constexpr int kBarriers = kTerms + kConsumers * kTermCount * static_cast<int>(sizeof(float));
+  static constexpr int kShared = kBarriers + 2 * kStages * 8;
+  /// Of a half: thread t has what wgmma.cuh says.
+  using Sums = float[kCols / 2];
+};
 
 struct Product {
-  CUtensorMap x, weights[2];  ///< weights: of a tile's first and second 128 columns
+  CUtensorMap x;
   int rows;
-  int row_tiles, col_tiles;  ///< of a cluster: 256 rows
-  int most_run, runs;        ///< row tiles of a run at most; all runs
-  int steps;                 ///< stages along k
+  int row_tiles, col_tiles;  ///< of a cluster
+  int steps;                 ///< of a tile, along k
   const float* x_scales;     ///< [rows] fp8
 };
 
@@ -62,24 +68,19 @@ struct Turn {
   __device__ explicit Turn(unsigned n) : stage(n % kStages), parity(n / kStages & 1U) {}
 };
 
+template <class T>
 struct Shared {
   unsigned char* raw;
   std::uint32_t base;
   __device__ explicit Shared(unsigned char* raw) : raw(raw), base(hopper::shared_address(raw)) {}
-  __device__ std::uint32_t stage(int n) const { return base + n * kStageBytes; }
-  /// Results of a warpgroup: 64 rows of 64 columns, swizzled
-  __device__ std::uint32_t out(int warpgroup, int chunk) const {
-    return base + kOut + (warpgroup * kChunks + chunk) * kChunk;
-  }
-  /// [2][128] scales or biases of a warpgroup
+  __device__ std::uint32_t stage(int n) const { return base + n * T::kStageBytes; }
   __device__ float* terms(int warpgroup) const {
-    return reinterpret_cast<float*>(raw + kTerms + warpgroup * kTermBytes);
+    return reinterpret_cast<float*>(raw + T::kTerms) + warpgroup * T::kTermCount;
   }
-  __device__ std::uint32_t full(int stage) const { return base + kBarriers + stage * 8; }
-  __device__ std::uint32_t empty(int stage) const { return base + kBarriers + (kStages + stage) * 8; }
+  __device__ std::uint32_t full(int stage) const { return base + T::kBarriers + stage * 8; }
+  __device__ std::uint32_t empty(int stage) const { return base + T::kBarriers + (kStages + stage) * 8; }
 
-  /// One thread. A stage is empty once every consumer warp of the cluster has left it: each block's share of the
-  /// weights goes to both blocks.
+  /// One thread. A stage is empty once every consumer warp of the cluster has left it: each block fetches for both.
   __device__ void init() const {
     for (int n = 0; n < kStages; ++n) {
       hopper::barrier_init(full(n), 1);
@@ -89,173 +90,186 @@ struct Shared {
   }
 };
 
-/// Tiles with the same columns that a cluster makes one after the other, n-th of the runs in an order that sweeps the
-/// columns once for each group of row tiles.
-struct Run {
-  int first, count;  ///< of the cluster's row tiles
-  int tile_col;
-  __device__ Run(const Product& p, int n) {
-    const int of_group = parts(p, kRowGroup) * p.col_tiles;
-    const int group = n / of_group;
-    const int size = min(p.row_tiles - group * kRowGroup, kRowGroup);
-    const int in_group = n - group * of_group;
-    const int part = in_group % parts(p, size);
-    tile_col = in_group / parts(p, size);
-    first = part * size / parts(p, size);
-    count = (part + 1) * size / parts(p, size) - first;
-    first += group * kRowGroup;
-  }
-  __host__ __device__ static int parts(const Product& p, int row_tiles) {
-    return (row_tiles + p.most_run - 1) / p.most_run;
-  }
-};
-
-/// A block's tile.
+/// A block's tile: its first row, and its number along the columns. The n-th of the clusters' tiles, in an order that
+/// sweeps the columns once for each group of row tiles.
 struct Place {
   int row, tile_col;
-  __device__ Place(const Run& run, int n, std::uint32_t rank)
-      : row(((run.first + n) * kCluster + static_cast<int>(rank)) * kTileRows), tile_col(run.tile_col) {}
+  __device__ Place(const Product& p, int n, std::uint32_t rank) {
+    const int of_group = kRowGroup * p.col_tiles;
+    const int first = n / of_group * kRowGroup;
+    const int size = min(p.row_tiles - first, kRowGroup);
+    const int in_group = n % of_group;
+    row = (first + in_group % size) * kTileRows;
+    tile_col = in_group / size * kCluster + static_cast<int>(rank);
+  }
 };
 
-template <class Work>
-__device__ void for_runs(const Product& p, const Work& work) {
+/// One thread. Block n of a cluster fetches the rows of warpgroup n for both. Weights says where a tile's columns come
+/// from: kBoxes boxes of as many weight rows, map(box) and row(tile_col, box).
+template <class T, int kValues, class Weights>
+__device__ void produce(const Product& p, const Weights& weights, const Shared<T>& shared, std::uint32_t rank) {
+  constexpr std::uint16_t kBoth = 3;
+  constexpr int kBoxBytes = T::kCols / Weights::kBoxes * kLine;
   const int clusters = static_cast<int>(gridDim.x) / kCluster;
-  for (int n = static_cast<int>(blockIdx.x) / kCluster; n < p.runs; n += clusters) work(Run(p, n));
-}
-
-/// One thread. `kStep`: weight rows from one tile to the next; 256 where both halves come from one weight.
-///
-/// In a run the weights' stages follow one another round and round k. The second warpgroup joins kLag stages late and
-/// stays as long behind: it begins and ends its tiles, whose sum goes round k from there, while the first is in the
-/// middle of its own. So one multiplies while the other stores, of the same stages.
-template <int kValues, int kStep>
-__device__ void produce(const Product& p, const Shared& shared, std::uint32_t rank) {
-  const CUtensorMap* weight = &p.weights[rank];
-  const int half = kStep == 2 * kHalfCols ? static_cast<int>(rank) * kHalfCols : 0;
   unsigned use = 0;
-  for_runs(p, [&](const Run& run) {
-    const int end = run.count * p.steps;
-    int row[kConsumers];
-    int step[kConsumers] = {0, 0};  // of each warpgroup's tile
-    for (int w = 0; w < kConsumers; ++w) row[w] = Place(run, 0, rank).row + w * kWarpgroupRows;
-    int k = 0;
-    for (int n = 0; n < end + kLag; ++n, ++use) {
+  for (int n = static_cast<int>(blockIdx.x) / kCluster; n < p.row_tiles * p.col_tiles; n += clusters) {
+    const Place place(p, n, rank);
+    const int row = place.row + static_cast<int>(rank) * kWarpgroupRows;
+    for (int step = 0; step < p.steps; ++step, ++use) {
       const Turn turn(use);
       hopper::barrier_wait(shared.empty(turn.stage), turn.parity ^ 1U);
       const std::uint32_t full = shared.full(turn.stage);
       const std::uint32_t to = shared.stage(turn.stage);
-      const int takes[kConsumers] = {n < end ? 1 : 0, n >= kLag ? 1 : 0};  // a short run has stages that neither does
-      hopper::barrier_expect(full, (takes[0] + takes[1]) * (kOperand / 2) + 2 * kOperand);
-#pragma unroll
-      for (int w = 0; w < kConsumers; ++w) {
-        if (takes[w] == 0) continue;
-        hopper::load_box(to + w * (kOperand / 2), &p.x, full, k * kValues, row[w], 0);
-        if (++step[w] == p.steps) {
-          step[w] = 0;
-          row[w] += kCluster * kTileRows;
-        }
-      }
-      hopper::load_box_to(3, to + (1 + rank) * kOperand, weight, full, k * kValues, run.tile_col * kStep + half, 0);
-      if (++k == p.steps) k = 0;
+      hopper::barrier_expect(full, T::kStageBytes);
+      hopper::load_box_to(kBoth, to + rank * kOperand, &p.x, full, step * kValues, row, 0);
+      for (int box = 0; box < Weights::kBoxes; ++box)
+        hopper::load_box(to + kConsumers * kOperand + box * kBoxBytes, weights.map(box), full, step * kValues,
+                         weights.row(place.tile_col, box), 0);
     }
-  });
-}
-
-/// Lanes 0 and 1 tell both blocks that this warp has left the stage.
-__device__ __forceinline__ void release(const Shared& shared, int stage) {
-  const unsigned lane = threadIdx.x % 32;
-  if (lane < kCluster) hopper::barrier_arrive_at(shared.empty(stage), lane);
+  }
 }
 
 /// A consumer warpgroup's way through the ring.
-struct Consumer {
-  const Shared& shared;
-  int warpgroup;
-  int steps;         ///< of a tile
-  int skips = 0;     ///< stages behind the tile's that only the other warpgroup takes
-  unsigned use = 0;  ///< of the ring
+template <class T, bool kFp8>
+class Consumer {
+ public:
+  using Sums = typename T::Sums;
+  __device__ Consumer(const Shared<T>& shared, int warpgroup) : shared_(shared), warpgroup_(warpgroup) {}
 
-  __device__ __forceinline__ void skip(int stages) {
-    for (int n = 0; n < stages; ++n, ++use) {
-      hopper::barrier_wait(shared.full(Turn(use).stage), Turn(use).parity);
-      release(shared, Turn(use).stage);
+  /// The products of a tile's first step, half by half.
+  __device__ __forceinline__ void begin_first(Sums (&d)[kHalves]) {
+    hopper::barrier_wait(shared_.full(Turn(use_).stage), Turn(use_).parity);
+    multiply<0>(d, 0);
+  }
+  __device__ __forceinline__ void begin_second(Sums (&d)[kHalves]) {
+    multiply<1>(d, 0);
+    ++use_;
+  }
+
+  /// Steps [first, end) of both halves; first > 0.
+  __device__ __forceinline__ void advance(Sums (&d)[kHalves], int first, int end) {
+    for (int step = first; step < end; ++step, ++use_) {
+      hopper::barrier_wait(shared_.full(Turn(use_).stage), Turn(use_).parity);
+      multiply<0>(d, step);
+      multiply<1>(d, step);
+      hopper::wgmma_wait<2>();
+      release(use_ - 1);
     }
   }
 
-  /// d[64 rows][256 columns] of a tile: adds steps [first, end).
-  template <bool kFp8>
-  __device__ __forceinline__ void multiply(float (&d)[128], int first, int end) {
-    for (int step = first; step < end; ++step, ++use) {
-      const Turn turn(use);
-      hopper::barrier_wait(shared.full(turn.stage), turn.parity);
-      const std::uint32_t at = shared.stage(turn.stage);
-      const std::uint64_t a = hopper::swizzled_operand(at + warpgroup * (kOperand / 2), 16);
-      const std::uint64_t b = hopper::swizzled_operand(at + kOperand, 16);
-      hopper::wgmma_fence();
-#pragma unroll
-      for (int i = 0; i < kInstructions; ++i)  // 32 bytes along k are two address units
-        hopper::multiply_shared_256<kFp8>(d, a + 2 * i, b + 2 * i, step > 0 || i > 0 ? 1 : 0);
-      hopper::wgmma_commit();
+  /// Until the first half is done; the second one's last products may still run.
+  __device__ __forceinline__ void end_first(Sums (&d)[kHalves]) {
+    hopper::wgmma_wait<1>();
+    hopper::pin(d[0]);
+  }
+
+  /// Until the second half is done, whether or not the next tile's first one has begun.
+  __device__ __forceinline__ void end_second(Sums (&d)[kHalves], bool more) {
+    if (more)
       hopper::wgmma_wait<1>();
-      if (step > first) release(shared, Turn(use - 1).stage);
-    }
-    hopper::wgmma_wait<0>();
-    hopper::pin(d);
-    if (end > first) release(shared, Turn(use - 1).stage);
-    if (end == steps) skip(skips);  // now: stages must not wait until the tile is stored
+    else
+      hopper::wgmma_wait<0>();
+    hopper::pin(d[1]);
+    release(use_ - 1);
   }
+
+ private:
+  template <int kHalf>
+  __device__ __forceinline__ void multiply(Sums (&d)[kHalves], int step) {
+    const std::uint32_t at = shared_.stage(Turn(use_).stage);
+    const std::uint64_t a = hopper::swizzled_operand(at + warpgroup_ * kOperand + kHalf * kHalfRows * kLine, 16);
+    const std::uint64_t b = hopper::swizzled_operand(at + kConsumers * kOperand, 16);
+    hopper::wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kInstructions; ++i)  // 32 bytes along k are two address units
+      hopper::multiply_wide<kFp8>(d[kHalf], a + 2 * i, b + 2 * i, step > 0 || i > 0 ? 1 : 0);
+    hopper::wgmma_commit();
+  }
+
+  /// Lanes 0 and 1 tell both blocks that this warp has left the stage of a use.
+  __device__ __forceinline__ void release(unsigned use) const {
+    const unsigned lane = threadIdx.x % 32;
+    if (lane < kCluster) hopper::barrier_arrive_at(shared_.empty(Turn(use).stage), lane);
+  }
+
+  const Shared<T>& shared_;
+  int warpgroup_;
+  unsigned use_ = 0;  ///< of the ring
 };
 
-/// Scales of this thread's two rows of x. Read before the products, whose time hides the way to memory.
+/// The first of this thread's rows in a half of a warpgroup's; the other is 8 below.
+__device__ __forceinline__ int first_row(const Place& place, int warpgroup, int half) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  return place.row + warpgroup * kWarpgroupRows + half * kHalfRows + thread / 32 * 16 + thread % 32 / 4;
+}
+
+/// Scales of this thread's two rows in a half of a warpgroup's.
 struct RowScales {
   float of[2] = {1, 1};
 };
-
-/// The first of this thread's rows of a tile; the other is 8 below.
-__device__ __forceinline__ int first_row(const Place& place, int warpgroup) {
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-  return place.row + warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4;
-}
-
-template <bool kFp8>
-__device__ __forceinline__ RowScales read_row_scales(const Product& p, const Place& place, int warpgroup) {
+__device__ __forceinline__ RowScales read_row_scales(const Product& p, int row) {
   RowScales scales;
-  const int row = first_row(place, warpgroup);
-  if constexpr (kFp8)
-    for (int r = 0; r < 2; ++r)
-      if (row + 8 * r < p.rows) scales.of[r] = __ldg(p.x_scales + row + 8 * r);
+  for (int r = 0; r < 2; ++r)
+    if (row + 8 * r < p.rows) scales.of[r] = __ldg(p.x_scales + row + 8 * r);
   return scales;
 }
 
-/// Bytes from a row's first of a chunk to where this lane's eight columns of group `two` (sixteen of them) lie: the
-/// copy engine's swizzle. For store_matrices, which wants two groups of eight columns and both halves of 16 rows.
-__device__ __forceinline__ int swizzled(int two, int lane, int row) {
-  return ((two % 4 * 2 + lane / 16) ^ (row % 8)) * 16;
+/// Four groups of eight bf16 columns of a row, of which each lane of a quad has a pair of columns in each: leaves lane
+/// n with all of group n, 16 bytes.
+__device__ __forceinline__ uint4 gather_group(std::uint32_t (&pairs)[4]) {
+  const auto swap = [&](int a, int b, int lanes) {
+    const bool upper = (threadIdx.x & static_cast<unsigned>(lanes)) != 0;
+    const std::uint32_t other = __shfl_xor_sync(~0U, upper ? pairs[a] : pairs[b], lanes);
+    (upper ? pairs[a] : pairs[b]) = other;
+  };
+  swap(0, 1, 1);
+  swap(2, 3, 1);
+  swap(0, 2, 2);
+  swap(1, 3, 2);
+  return {pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
-/// The kernel's body but for what becomes of a tile: finish(place, consumer, d) multiplies and stores.
-template <bool kFp8, int kStep, class Finish>
-__device__ __forceinline__ void run(const Product& p, unsigned char* raw, const Finish& finish) {
-  const Shared shared(raw);
+/// Steps before a tile's end at which a kernel reads what it needs to store it: the way to memory takes about one.
+inline constexpr int kAhead = 2;
+
+/// The kernel's body but for what becomes of a tile. Store has: Store(params, shared, warpgroup); read(place, half),
+/// what a half needs beside its products; store(place, half, sums).
+template <class T, bool kFp8, class Store, class Weights, class Params>
+__device__ __forceinline__ void run(const Params& params, const Weights& weights, unsigned char* raw) {
+  const Product& p = params.product;
+  const Shared<T> shared(raw);
   if (shared.base % 1024 != 0) __trap();  // as the swizzle needs it; there is no room to round it up
   const std::uint32_t rank = hopper::cluster_rank();
   if (threadIdx.x == 0) shared.init();
   hopper::cluster_sync();
   if (threadIdx.x < 128) {
     hopper::give_registers<kProducerRegisters>();
-    if (threadIdx.x == 0) produce<kFp8 ? kLine : kLine / 2, kStep>(p, shared, rank);
+    if (threadIdx.x == 0) produce<T, kFp8 ? kLine : kLine / 2>(p, weights, shared, rank);
   } else {
     hopper::take_registers<kConsumerRegisters>();
-    float d[128];
-    Consumer consumer{shared, static_cast<int>(threadIdx.x) / 128 - 1, p.steps};
-    for_runs(p, [&](const Run& run) {
-      if (consumer.warpgroup > 0) consumer.skip(kLag);
-      for (int n = 0; n < run.count; ++n) {
-        if (consumer.warpgroup == 0) consumer.skips = n + 1 == run.count ? kLag : 0;
-        finish(Place(run, n, rank), consumer, d);
-      }
-    });
-    if (threadIdx.x % 128 == 0) hopper::store_wait_read();
+    const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
+    typename T::Sums d[kHalves];
+    Consumer<T, kFp8> consumer(shared, warpgroup);
+    Store store(params, shared, warpgroup);
+    const int near_end = max(1, p.steps - kAhead);
+    int n = static_cast<int>(blockIdx.x) / kCluster;
+    consumer.begin_first(d);
+    consumer.begin_second(d);
+    for (bool more = true; more;) {
+      const Place place(p, n, rank);
+      consumer.advance(d, 1, near_end);
+      store.read(place, 0);
+      consumer.advance(d, near_end, p.steps);
+      consumer.end_first(d);
+      store.store(place, 0, d[0]);
+      store.read(place, 1);
+      n += static_cast<int>(gridDim.x) / kCluster;
+      more = n < p.row_tiles * p.col_tiles;
+      if (more) consumer.begin_first(d);
+      consumer.end_second(d, more);
+      store.store(place, 1, d[1]);
+      if (more) consumer.begin_second(d);
+    }
   }
   // Neither block may go while the other still fills its stages or frees them.
   hopper::cluster_sync();
@@ -270,63 +284,38 @@ inline CUtensorMap map_of(const ConstMatrixView& m, std::int64_t rows) {
   return make_tensor_map(m.data, m.dtype, m.cols, {m.rows, m.stride}, {1, m.rows * m.stride}, rows, 1);
 }
 
+inline int most_clusters(const Context& context) { return context.cuda->sms / kCluster; }
+
 /// From a cluster's rows on; where tiles come in several waves, from 384 rows: two products of 3,584 x 18,944 take 0.11
 /// and 0.14 ms at 256 and 257 rows, one kernel for both 0.13 and 0.22, and from 400 rows on it takes no longer than
 /// they (H200).
-inline bool is_worth_own(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t col_tiles) {
-  constexpr std::int64_t kLeastRows = kCluster * kTileRows;
+template <class T>
+bool is_worth_own(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t col_tiles) {
   constexpr std::int64_t kSeveralWaves = 384;
   constexpr std::int64_t kMostRows = 1LL << 30U;
-  if (context.cuda == nullptr || context.cuda->capability != 90 || context.cuda->smem_bytes < kShared) return false;
-  if (rows < kLeastRows || rows >= kMostRows || in == 0 || in % 8 != 0) return false;
-  return rows >= kSeveralWaves || ceil_div(rows, kLeastRows) * col_tiles <= context.cuda->sms / kCluster;
+  if (context.cuda == nullptr || context.cuda->capability != 90 || context.cuda->smem_bytes < T::kShared) return false;
+  if (rows < kTileRows || rows >= kMostRows || in == 0 || in % 8 != 0) return false;
+  return rows >= kSeveralWaves || ceil_div(rows, kTileRows) * col_tiles <= most_clusters(context);
 }
 
-/// Runs of a launch, with runs of at most `most_run` row tiles.
-inline int count_runs(Product p, int most_run) {
-  p.most_run = most_run;
-  const int groups = p.row_tiles / kRowGroup;
-  const int rest = p.row_tiles - groups * kRowGroup;
-  return (groups * Run::parts(p, kRowGroup) + Run::parts(p, rest)) * p.col_tiles;
-}
-
-/// Picks the runs' length: long ones lose little at their ends, where one warpgroup multiplies alone, short ones share
-/// out evenly.
-inline void choose_runs(Product& p, int clusters) {
-  std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  for (int length = 1; length <= kMostRun; ++length) {
-    const std::int64_t of_cluster = ceil_div(count_runs(p, length), clusters);
-    const std::int64_t steps = of_cluster * (static_cast<std::int64_t>(length) * p.steps + kLag);
-    if (steps >= least) continue;
-    least = steps;
-    p.most_run = length;
-  }
-  p.runs = count_runs(p, p.most_run);
-}
-
-inline int most_clusters(const Context& context) { return context.cuda->sms / kCluster; }
-
-/// weights: what the halves of a tile's columns come from. Groups of 16 row tiles of a cluster and runs of up to 4 were
-/// the best of 4 to 46 and 1 to 16 at 1,280 and 3,584 values of k, bf16 and fp8 (H200): what is used at one time, about
-/// 4 row tiles and 16 of the columns, stays in the second-level cache.
-inline Product make_product(const Context& context, const ConstMatrixView& x, const ConstMatrixView& first,
-                            const ConstMatrixView& second, std::int64_t col_tiles, const float* x_scales) {
+inline Product make_product(const ConstMatrixView& x, std::int64_t col_tiles, const float* x_scales) {
   const std::int64_t row_bytes = x.cols * static_cast<std::int64_t>(size_of(x.dtype));
-  Product p{.x = map_of(x, kWarpgroupRows),
-            .weights = {map_of(first, kHalfCols), map_of(second, kHalfCols)},
-            .rows = static_cast<int>(x.rows),
-            .row_tiles = static_cast<int>(ceil_div(x.rows, kCluster * kTileRows)),
-            .col_tiles = static_cast<int>(col_tiles),
-            .most_run = 1,
-            .runs = 0,
-            .steps = static_cast<int>(ceil_div(row_bytes, kLine)),
-            .x_scales = x_scales};
-  choose_runs(p, most_clusters(context));
-  return p;
+  return {.x = map_of(x, kWarpgroupRows),
+          .rows = static_cast<int>(x.rows),
+          .row_tiles = static_cast<int>(ceil_div(x.rows, kTileRows)),
+          .col_tiles = static_cast<int>(col_tiles),
+          .steps = static_cast<int>(ceil_div(row_bytes, kLine)),
+          .x_scales = x_scales};
 }
 
-inline unsigned blocks_of(const Context& context, const Product& p) {
-  return static_cast<unsigned>(std::min(most_clusters(context), p.runs) * kCluster);
+/// Lets a kernel take its shared memory, once, and launches it.
+template <class T, auto kKernel, class Params>
+void launch(const Context& context, const Params& p, const char* what) {
+  static const bool allowed = (allow_shared(kKernel, T::kShared), true);
+  static_cast<void>(allowed);
+  const int blocks = std::min(most_clusters(context), p.product.row_tiles * p.product.col_tiles) * kCluster;
+  kKernel<<<static_cast<unsigned>(blocks), kThreads, T::kShared, stream_of(context)>>>(p);
+  check_launch(what);
 }
 
 }  // namespace purekv::cuda::products

@@ -15,12 +15,10 @@ namespace purekv::cuda::hopper {
 #define PUREKV_D40 PUREKV_D32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define PUREKV_D48 PUREKV_D32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define PUREKV_D64 PUREKV_D48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define PUREKV_D128                                                                                              \
-  PUREKV_D64                                                                                                     \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, "  \
-  "%85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, "    \
-  "%105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, " \
-  "%123, %124, %125, %126, %127"
+#define PUREKV_D96                                                                                         \
+  PUREKV_D64                                                                                               \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, " \
+  "%84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define PUREKV_F8(d, i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
@@ -29,7 +27,7 @@ namespace purekv::cuda::hopper {
 #define PUREKV_F40(d) PUREKV_F32(d, 0), PUREKV_F8(d, 32)
 #define PUREKV_F48(d) PUREKV_F32(d, 0), PUREKV_F16(d, 32)
 #define PUREKV_F64(d, i) PUREKV_F32(d, i), PUREKV_F32(d, i + 32)
-#define PUREKV_F128(d) PUREKV_F64(d, 0), PUREKV_F64(d, 64)
+#define PUREKV_F96(d) PUREKV_F64(d, 0), PUREKV_F32(d, 64)
 // The instruction's head; `add` is the number of that operand.
 #define PUREKV_WGMMA(add) "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned."
 
@@ -76,17 +74,28 @@ __device__ __forceinline__ void multiply_shared(float (&d)[kCount], std::uint64_
     multiply_shared_32(d, a, b, add);
 }
 
-/// d[64][256] of bf16 operands, 16 values along k, or of e4m3 ones, 32.
+/// d[64][192] of bf16 operands, 16 values along k, or of e4m3 ones, 32.
 template <bool kFp8>
-__device__ __forceinline__ void multiply_shared_256(float (&d)[128], std::uint64_t a, std::uint64_t b, int add) {
+__device__ __forceinline__ void multiply_wide(float (&d)[96], std::uint64_t a, std::uint64_t b, int add) {
   if constexpr (kFp8)
-    asm volatile(PUREKV_WGMMA("%130") "m64n256k32.f32.e4m3.e4m3 {" PUREKV_D128 "}, %128, %129, p, 1, 1;\n}\n"
-                 : PUREKV_F128(d)
+    asm volatile(PUREKV_WGMMA("%98") "m64n192k32.f32.e4m3.e4m3 {" PUREKV_D96 "}, %96, %97, p, 1, 1;\n}\n"
+                 : PUREKV_F96(d)
                  : "l"(a), "l"(b), "r"(add));
   else
-    asm volatile(PUREKV_WGMMA("%130") "m64n256k16.f32.bf16.bf16 {" PUREKV_D128 "}, %128, %129, p, 1, 1, 0, 0;\n}\n"
-                 : PUREKV_F128(d)
+    asm volatile(PUREKV_WGMMA("%98") "m64n192k16.f32.bf16.bf16 {" PUREKV_D96 "}, %96, %97, p, 1, 1, 0, 0;\n}\n"
+                 : PUREKV_F96(d)
                  : "l"(a), "l"(b), "r"(add));
+}
+
+/// The same for d[64][128].
+template <bool kFp8>
+__device__ __forceinline__ void multiply_wide(float (&d)[64], std::uint64_t a, std::uint64_t b, int add) {
+  if constexpr (kFp8)
+    asm volatile(PUREKV_WGMMA("%66") "m64n128k32.f32.e4m3.e4m3 {" PUREKV_D64 "}, %64, %65, p, 1, 1;\n}\n"
+                 : PUREKV_F64(d, 0)
+                 : "l"(a), "l"(b), "r"(add));
+  else
+    multiply_shared_128(d, a, b, add);
 }
 
 // ---- A in registers, bf16, B N-major in shared memory ----
@@ -182,14 +191,14 @@ __device__ __forceinline__ void multiply_bf16_64(float (&d)[32], const std::uint
 }
 
 #undef PUREKV_WGMMA
-#undef PUREKV_F128
+#undef PUREKV_F96
 #undef PUREKV_F64
 #undef PUREKV_F48
 #undef PUREKV_F40
 #undef PUREKV_F32
 #undef PUREKV_F16
 #undef PUREKV_F8
-#undef PUREKV_D128
+#undef PUREKV_D96
 #undef PUREKV_D64
 #undef PUREKV_D48
 #undef PUREKV_D40
