@@ -47,6 +47,32 @@ std::vector<CellTile> cell_tiles(const FrameTable& table, std::int64_t group) {
   return tiles;
 }
 
+/// A frame is cut where the halves (thirds, ..) have even work: so many tiles of rows that the fetch of an item's keys
+/// is little beside them, but so few that all multiprocessors end together.
+std::vector<CellTile> once_tiles(const FrameTable& table, std::int64_t group) {
+  constexpr std::int32_t kTilesAnItem = 16;
+  constexpr std::int32_t kTileWork = 64;  // what a tile takes anyway, in columns
+  std::vector<CellTile> items;
+  if (group > kOnceTileRows) return items;
+  const auto cells = static_cast<std::int32_t>(kOnceTileRows / group);
+  for (const FrameSpan& frame : table.frames) {
+    if (frame.rows() > kOnceMostCells) return {};
+    const std::int32_t tiles = (frame.rows() + cells - 1) / cells;
+    const std::int32_t parts = (tiles + kTilesAnItem - 1) / kTilesAnItem;
+    const std::int32_t work = tiles * kTileWork + cells * tiles * (tiles + 1) / 2;
+    std::int32_t end = frame.rows();
+    std::int32_t done = 0;
+    for (std::int32_t tile = tiles - 1, part = 1; tile >= 0; --tile) {
+      done += kTileWork + (tile + 1) * cells;
+      if (done < work / parts * part && tile > 0) continue;
+      items.push_back({frame.start, tile * cells, end});
+      end = tile * cells;
+      ++part;
+    }
+  }
+  return items;
+}
+
 }  // namespace
 
 std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, std::int64_t group) {
@@ -60,6 +86,9 @@ std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameT
   const std::vector<CellTile> cells = cell_tiles(table, group);
   made->cell_tiles = to_device(context, cells);
   made->cell_tile_count = static_cast<std::int64_t>(cells.size());
+  const std::vector<CellTile> items = once_tiles(table, group);
+  made->once_tiles = to_device(context, items);
+  made->once_tile_count = static_cast<std::int64_t>(items.size());
   made->next_item = to_device(context, std::vector<std::uint32_t>{0});
   table.prepared = made;
   return made;
