@@ -148,7 +148,8 @@ class Scorer {
       for (int j = 0; j < kColumns / 8; ++j)
 #pragma unroll
         for (int e = 0; e < 2; ++e) parts[e] += exp2_fast(fmaf(s[4 * j + 2 * r + e], p_.scale, -top));
-      less[r] = is_row(tile, r) ? -top - __log2f(sum_of_quad(parts[0] + parts[1])) : -INFINITY;
+      const float sum = sum_of_quad(parts[0] + parts[1]);  // all lanes: nobody may be left out of a shuffle
+      less[r] = is_row(tile, r) ? -top - __log2f(sum) : -INFINITY;
     }
   }
 
