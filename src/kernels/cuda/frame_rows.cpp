@@ -50,7 +50,7 @@ std::vector<CellTile> cell_tiles(const FrameTable& table, std::int64_t group) {
 /// A frame is cut where the halves (thirds, ..) have even work: so many tiles of rows that the fetch of an item's keys
 /// is little beside them, but so few that all multiprocessors end together.
 std::vector<CellTile> once_tiles(const FrameTable& table, std::int64_t group) {
-  constexpr std::int32_t kTilesAnItem = 16;
+  constexpr std::int32_t kTilesAnItem = 32;
   constexpr std::int32_t kTileWork = 64;  // what a tile takes anyway, in columns
   std::vector<CellTile> items;
   if (group > kOnceTileRows) return items;

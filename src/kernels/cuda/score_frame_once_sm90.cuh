@@ -11,7 +11,6 @@ inline constexpr int kMostKeys = kOnceMostCells;
 inline constexpr int kTeams = 2;  ///< warpgroups of a block, which take its tiles in turn
 inline constexpr int kThreads = (kTeams + 1) * 128;
 inline constexpr int kQuerySlots = 2 * kTeams;  ///< two a warpgroup
-inline constexpr int kTilesAhead = 4;           ///< of queries, on their way to the second-level cache
 inline constexpr int kKeySlots = 2;
 inline constexpr int kKinds = 2;                    ///< of scores: over the frame, over all that a row sees
 inline constexpr int kKindStride = kMostKeys + 16;  ///< so that a warp's 16 keys of both kinds lie in all banks
@@ -93,17 +92,14 @@ class Producer {
       Item after{};
       const unsigned first = n_;
       const unsigned load = loads_ - 1;
-      const int tiles = tiles_of(item);
-      for (int t = 0; t < tiles; ++t) {
-        const int cell = first_cell(item, t);
-        load_tile(
-            {item.start, cell, min(cell + p_.cells, item.end), item.head, load, t + kTeams < tiles ? 0 : item.end});
-        prefetch(item, t + kTilesAhead);
-        if (t != min(tiles - 1, kQuerySlots)) continue;
+      const int top = top_tile(item);
+      const int asks = max(item.first, top - kQuerySlots * p_.cells);
+      for (int cell = top; cell >= item.first; cell -= p_.cells) {
+        const bool last = cell - kTeams * p_.cells < item.first;
+        load_tile({item.start, cell, min(cell + p_.cells, item.end), item.head, load, last ? item.end : 0});
+        if (cell != asks) continue;
         after = item_of(p_, take_item(p_, gridDim.x));
-        if (after.end == 0) continue;
-        load_keys(after, first);
-        for (int ahead = 0; ahead < kTilesAhead; ++ahead) prefetch(after, ahead);
+        if (after.end != 0) load_keys(after, first);
       }
       item = after;
     }
@@ -114,16 +110,9 @@ class Producer {
   }
 
  private:
-  __device__ int tiles_of(const Item& item) const { return (item.end - item.first + p_.cells - 1) / p_.cells; }
-  /// The last rows see the most keys: their tiles come first.
-  __device__ int first_cell(const Item& item, int tile) const {
-    return item.first + (tiles_of(item) - 1 - tile) * p_.cells;
-  }
-
-  __device__ void prefetch(const Item& item, int tile) const {
-    if (tile >= tiles_of(item)) return;
-    for (int chunk = 0; chunk < L::kChunks; ++chunk)
-      hopper::prefetch_box(&p_.q, chunk * 64, item.head * p_.group, item.start + first_cell(item, tile));
+  /// First cell of an item's first tile: the last rows see the most keys and come first.
+  __device__ int top_tile(const Item& item) const {
+    return item.first + (item.end - item.first - 1) / p_.cells * p_.cells;
   }
 
   /// Until all tiles before the `end`-th have been read.
