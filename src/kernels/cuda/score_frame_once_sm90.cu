@@ -2,13 +2,14 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/score_tiles.cuh"
+#include "kernels/cuda/score_frame_columns.cuh"
 
 namespace purekv::cuda::frames {
 namespace once {
 
-/// A consumer warpgroup: 64 packed query rows of a frame and KV head after the other, all logits of them in registers.
-/// From these come the rows' sums and then, with the sums, each key's maxima over the rows.
+/// A consumer warpgroup: 64 packed query rows of a frame and KV head after the other. While the logits are in registers
+/// they give the rows' sums and, with the sums, each key's maxima over the rows. Only those of the keys from the 128th
+/// on are made twice, for the sums and for the maxima.
 template <int D>
 class Scorer {
  public:
@@ -29,35 +30,60 @@ class Scorer {
   __device__ void run() {
     clear_best();
     for (unsigned n = static_cast<unsigned>(team_);; n += kTeams) {
-      hopper::barrier_wait(s_.q_full(n), n / kQuerySlots % 2);
-      const Tile tile = *s_.tile(n);
+      hopper::barrier_wait(s_.q_full(n), s_.q_parity(n));
+      Tile tile = *s_.tile(n);
+      tile.first = static_cast<int>(uniform(static_cast<unsigned>(tile.first)));
+      tile.end = static_cast<int>(uniform(static_cast<unsigned>(tile.end)));
       if (tile.end == 0) return;
-      if (tile.end > 192)
-        score<256>(tile, n);
-      else if (tile.end > 128)
-        score<192>(tile, n);
-      else if (tile.end > 64)
-        score<128>(tile, n);
-      else
-        score<64>(tile, n);
+      score(tile, n);
       if (tile.keys > 0) hand_over(tile);
     }
   }
 
  private:
-  /// kColumns: of the tile, rounded up to the sizes of products.
-  template <int kColumns>
   __device__ __forceinline__ void score(const Tile& tile, unsigned n) const {
     float less[kKinds][2];
     read_whole(tile, less[1]);
-    float s[kColumns / 2];
+    const int later = tile.end - kStepKeys;
     hopper::barrier_wait(s_.k_full(tile.load), tile.load / kKeySlots % 2);
-    multiply<kColumns>(s, s_.queries(n), s_.keys(tile.load));
+    PairSums sums;
+    if (later > 0)
+      with_columns(later, [&](auto columns) {
+        float s[columns / 2];
+        multiply_step<columns>(s, tile, n, kStepKeys);
+        sums.add<columns>(s, p_.scale);
+      });
+    with_columns(tile.end, [&](auto columns) {
+      float s[columns / 2];
+      multiply_step<columns>(s, tile, n, 0);
+      if (later <= 0) release(n);
+      sums.add<columns>(s, p_.scale);
+      sums.merge_quad();
+#pragma unroll
+      for (int r = 0; r < 2; ++r) less[0][r] = is_row(tile, r) ? sums.less(r) : -INFINITY;
+      find_best<columns>(s, less, 0);
+    });
+    if (later > 0)
+      with_columns(later, [&](auto columns) {
+        float s[columns / 2];
+        multiply_step<columns>(s, tile, n, kStepKeys);
+        release(n);
+        find_best<columns>(s, less, kStepKeys);
+      });
+  }
+
+  /// The tile's logits over the keys from `first` on; -inf for what a row does not see.
+  template <int kColumns>
+  __device__ __forceinline__ void multiply_step(float (&s)[kColumns / 2], const Tile& tile, unsigned n,
+                                                int first) const {
+    multiply<D, kColumns>(s, s_.queries(n), L::kQueryChunk, s_.keys(tile.load) + first * 128, L::kKeyChunk);
+    hide<kColumns>(s, tile.first - first);
+  }
+
+  /// Queries and keys of the tile have been read.
+  __device__ __forceinline__ void release(unsigned n) const {
     __syncwarp();
     if (lane_ == 0) hopper::barrier_arrive(s_.q_empty(n));
-    hide<kColumns>(s, tile);
-    sum_rows<kColumns>(s, tile, less[0]);
-    find_best<kColumns>(s, less);
   }
 
   __device__ __forceinline__ bool is_row(const Tile& tile, int r) const {
@@ -76,80 +102,20 @@ class Scorer {
     }
   }
 
+  /// -inf for what a row does not see: the tile's first row sees column `least` last.
   template <int kColumns>
-  __device__ __forceinline__ static void multiply_step(float (&s)[kColumns / 2], std::uint64_t a, std::uint64_t b,
-                                                       int add) {
-    if constexpr (kColumns == 256) {
-      hopper::multiply_shared_256<false>(s, a, b, add);
-    } else if constexpr (kColumns == 192) {
-      hopper::multiply_shared<128>(s, a, b, add);
-      constexpr int kUpper = 128 * 128 >> 4;  // 128 keys further on
-      hopper::multiply_shared<64>(reinterpret_cast<float(&)[32]>(s[64]), a, b + kUpper, add);
-    } else {
-      hopper::multiply_shared<kColumns>(s, a, b, add);
-    }
-  }
-
-  /// s = Q K^T.
-  template <int kColumns>
-  __device__ __forceinline__ static void multiply(float (&s)[kColumns / 2], std::uint32_t queries, std::uint32_t keys) {
-    const std::uint64_t a = hopper::swizzled_operand(queries, 16);
-    const std::uint64_t b = hopper::swizzled_operand(keys, 16);
-    hopper::wgmma_fence();
-#pragma unroll
-    for (int n = 0; n < D / 16; ++n)  // 16 dims are 32 bytes, 64 end a chunk
-      multiply_step<kColumns>(s, a + (n / 4 * L::kQueryChunk >> 4) + n % 4 * 2,
-                              b + (n / 4 * L::kKeyChunk >> 4) + n % 4 * 2, n > 0);
-    hopper::wgmma_commit();
-    hopper::wgmma_wait<0>();
-    hopper::pin(s);
-  }
-
-  /// The largest, and the sum, of what a row's four lanes hold.
-  __device__ __forceinline__ static float most_of_quad(float x) {
-    x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, 1));
-    return fmaxf(x, __shfl_xor_sync(kFullWarp, x, 2));
-  }
-  __device__ __forceinline__ static float sum_of_quad(float x) {
-    x += __shfl_xor_sync(kFullWarp, x, 1);
-    return x + __shfl_xor_sync(kFullWarp, x, 2);
-  }
-
-  /// -inf for what a row does not see.
-  template <int kColumns>
-  __device__ __forceinline__ void hide(float (&s)[kColumns / 2], const Tile& tile) const {
+  __device__ __forceinline__ void hide(float (&s)[kColumns / 2], int least) const {
     constexpr int kBlock = 32;
 #pragma unroll
     for (int first = 0; first < kColumns; first += kBlock) {
-      if (first + kBlock - 1 <= tile.first) continue;
+      if (first + kBlock - 1 <= least) continue;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int bound = tile.first + cell_[r] - pair_;
+        const int bound = least + cell_[r] - pair_;
 #pragma unroll
         for (int i = first / 4; i < (first + kBlock) / 4; ++i)
           if (i / 2 * 8 + i % 2 > bound) s[i / 2 * 4 + 2 * r + i % 2] = -INFINITY;
       }
-    }
-  }
-
-  /// Base-2 log-sum-exps of rows over their frame, negative; -inf past the tile's end.
-  template <int kColumns>
-  __device__ __forceinline__ void sum_rows(const float (&s)[kColumns / 2], const Tile& tile, float (&less)[2]) const {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float most[2] = {s[2 * r], s[2 * r + 1]};
-#pragma unroll
-      for (int j = 1; j < kColumns / 8; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) most[e] = fmaxf(most[e], s[4 * j + 2 * r + e]);
-      const float top = most_of_quad(fmaxf(most[0], most[1])) * p_.scale;
-      float parts[2] = {0, 0};
-#pragma unroll
-      for (int j = 0; j < kColumns / 8; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) parts[e] += exp2_fast(fmaf(s[4 * j + 2 * r + e], p_.scale, -top));
-      const float sum = sum_of_quad(parts[0] + parts[1]);  // all lanes: nobody may be left out of a shuffle
-      less[r] = is_row(tile, r) ? -top - __log2f(sum) : -INFINITY;
     }
   }
 
@@ -166,7 +132,8 @@ class Scorer {
   /// key's rows meet: each step halves what a lane holds, first to one kind, then to one of two neighbours, then to one
   /// of two eights of keys. exp() is monotonic, so one exponential a key and kind follows.
   template <int kColumns>
-  __device__ __forceinline__ void find_best(const float (&s)[kColumns / 2], const float (&less)[kKinds][2]) const {
+  __device__ __forceinline__ void find_best(const float (&s)[kColumns / 2], const float (&less)[kKinds][2],
+                                            int first) const {
     const int kind = lane_ / 4 % 2;
     const bool odd = lane_ / 8 % 2 != 0, upper = lane_ / 16 != 0;
     float keep[2], send[2];
@@ -175,7 +142,7 @@ class Scorer {
       keep[r] = kind == 0 ? less[0][r] : less[1][r];
       send[r] = kind == 0 ? less[1][r] : less[0][r];
     }
-    int* best = s_.best(team_) + kind * kKindStride + (upper ? 8 : 0) + pair_ + (odd ? 1 : 0);
+    int* best = s_.best(team_) + kind * kKindStride + first + (upper ? 8 : 0) + pair_ + (odd ? 1 : 0);
 #pragma unroll
     for (int m = 0; m < kColumns / 16; ++m) {
       float eight[2];
@@ -199,17 +166,17 @@ class Scorer {
   /// A score is not negative, so its bits order like integers; a maximum has the same bits in any order.
   __device__ __forceinline__ void hand_over(const Tile& tile) const {
     hopper::named_sync(1 + team_, 128);
-    const int* best = s_.best(team_);
     for (int key = static_cast<int>(threadIdx.x) % 128; key < tile.keys; key += 128) {
 #pragma unroll
       for (int kind = 0; kind < kKinds; ++kind) {
+        int& bits = s_.best(team_)[kind * kKindStride + key];
         float* out = kind == 0 ? p_.local : p_.self;
-        const int bits = best[kind * kKindStride + key];
         if (bits > 0 && out != nullptr)
           atomicMax(reinterpret_cast<int*>(out + tile.head * p_.rows + tile.start + key), bits);
+        bits = 0;
       }
     }
-    clear_best();
+    hopper::named_sync(1 + team_, 128);
   }
 
   __device__ __forceinline__ void clear_best() const {
@@ -227,9 +194,9 @@ class Scorer {
   int cell_[2];  ///< of the tile
 };
 
-/// 2 * head_dim FLOPs a (query, key) pair and query head; reads q once, and keys of a frame once an item. A block has
-/// two warpgroups, each with tiles of its own, so that products of one run beside exponentials and maxima of the other.
-/// Shared memory at head_dim 128: two slots of 64 KiB for an item's keys, four of 16 KiB for tiles of queries.
+/// 2 to 3 * head_dim FLOPs a (query, key) pair and query head; reads q once, and keys of a frame once an item. A block
+/// has four warpgroups, each with tiles of its own, so that products of one run beside exponentials and maxima of
+/// others. Shared memory at head_dim 128: two slots of 64 KiB for an item's keys, five of 16 KiB for tiles of queries.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1) score_frames_once_sm90(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) unsigned char raw[];
@@ -237,12 +204,12 @@ __global__ void __launch_bounds__(kThreads, 1) score_frames_once_sm90(const __gr
   const Shared<D> shared(raw);
   if (thread == 0) shared.init_barriers();
   __syncthreads();
-  // 256 x 232 + 128 x 40 registers, of 384 x 168 at the start.
+  // 512 x 104 + 128 x 64 registers, of 640 x 96 at the start.
   if (thread < kTeams * 128) {
-    hopper::take_registers<232>();
+    hopper::take_registers<104>();
     Scorer<D>(params, shared).run();
   } else {
-    hopper::give_registers<40>();
+    hopper::give_registers<64>();
     if (thread == kTeams * 128) Producer<D>(params, shared).run();
   }
 }

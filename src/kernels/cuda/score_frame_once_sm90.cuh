@@ -8,9 +8,10 @@ namespace purekv::cuda::frames::once {
 
 inline constexpr int kTileRows = kOnceTileRows;  ///< packed rows that a warpgroup scores at a time, cell-major
 inline constexpr int kMostKeys = kOnceMostCells;
-inline constexpr int kTeams = 2;  ///< warpgroups of a block, which take its tiles in turn
+inline constexpr int kStepKeys = 128;
+inline constexpr int kTeams = 4;  ///< warpgroups of a block, which take its tiles in turn
 inline constexpr int kThreads = (kTeams + 1) * 128;
-inline constexpr int kQuerySlots = 2 * kTeams;  ///< two a warpgroup
+inline constexpr int kQuerySlots = 5;
 inline constexpr int kKeySlots = 2;
 inline constexpr int kKinds = 2;                    ///< of scores: over the frame, over all that a row sees
 inline constexpr int kKindStride = kMostKeys + 16;  ///< so that a warp's 16 keys of both kinds lie in all banks
@@ -35,9 +36,9 @@ struct Layout {
   static constexpr int kBest = kKeySlots * kKeys + kQuerySlots * kQueries;
   static constexpr int kTiles = kBest + kTeams * kKinds * kKindStride * static_cast<int>(sizeof(int));
   static constexpr int kBarriers = kTiles + kQuerySlots * static_cast<int>(sizeof(Tile));
-  static constexpr int kBytes = kBarriers + (2 * kQuerySlots + kKeySlots) * 8;
+  static constexpr int kBytes = kBarriers + (kQuerySlots + 2 * kTeams + kKeySlots) * 8;
 };
-static_assert(sizeof(Tile) % 8 == 0);
+static_assert(sizeof(Tile) % 8 == 0 && kQuerySlots <= 2 * kTeams);
 
 template <int D>
 struct Shared {
@@ -57,19 +58,24 @@ struct Shared {
   /// A warpgroup's largest scores of the item's keys so far, as bits: [kKinds][kKindStride].
   __device__ int* best(int team) const { return reinterpret_cast<int*>(base + L::kBest) + team * kKinds * kKindStride; }
   __device__ Tile* tile(unsigned n) const { return reinterpret_cast<Tile*>(base + L::kTiles) + n % kQuerySlots; }
-  __device__ std::uint32_t q_full(unsigned n) const { return address + L::kBarriers + n % kQuerySlots * 8; }
-  __device__ std::uint32_t q_empty(unsigned n) const { return q_full(n) + kQuerySlots * 8; }
+  /// Two a warpgroup: with one a slot a warpgroup could ask for a phase while the one before it, of another
+  /// warpgroup's tile, is under way, and would take that for its own.
+  __device__ std::uint32_t q_full(unsigned n) const {
+    return address + L::kBarriers + (n % kTeams * 2 + n / kTeams % 2) * 8;
+  }
+  __device__ static unsigned q_parity(unsigned n) { return n / (2 * kTeams) % 2; }
+  __device__ std::uint32_t q_empty(unsigned n) const {
+    return address + L::kBarriers + (2 * kTeams + n % kQuerySlots) * 8;
+  }
   __device__ std::uint32_t k_full(unsigned load) const {
-    return address + L::kBarriers + 2 * kQuerySlots * 8 + load % kKeySlots * 8;
+    return address + L::kBarriers + (2 * kTeams + kQuerySlots + load % kKeySlots) * 8;
   }
 
   /// One thread. Full barriers are completed by the producer's bytes; a tile's queries and keys have been read once
   /// the four warps of its warpgroup have left them.
   __device__ void init_barriers() const {
-    for (unsigned n = 0; n < kQuerySlots; ++n) {
-      hopper::barrier_init(q_full(n), 1);
-      hopper::barrier_init(q_empty(n), 4);
-    }
+    for (unsigned n = 0; n < 2 * kTeams; ++n) hopper::barrier_init(q_full(n), 1);
+    for (unsigned n = 0; n < kQuerySlots; ++n) hopper::barrier_init(q_empty(n), 4);
     for (unsigned load = 0; load < kKeySlots; ++load) hopper::barrier_init(k_full(load), 1);
     hopper::barrier_init_fence();
   }
