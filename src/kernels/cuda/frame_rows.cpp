@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "device/cuda/cuda_device.h"
 #include "device/transfer.h"
 
 namespace purekv::cuda {
@@ -47,18 +48,19 @@ std::vector<CellTile> cell_tiles(const FrameTable& table, std::int64_t group) {
   return tiles;
 }
 
-/// A frame is cut where the halves (thirds, ..) have even work: so many tiles of rows that the fetch of an item's keys
-/// is little beside them, but so few that all multiprocessors end together.
-std::vector<CellTile> once_tiles(const FrameTable& table, std::int64_t group) {
-  constexpr std::int32_t kTilesAnItem = 32;
+/// Whole frames, or where these are few, two and more parts of even work. A part fetches its keys itself, which 8 tiles
+/// of rows pay for.
+std::vector<CellTile> once_items(const FrameTable& table, const HeadShape& shape, int sms) {
+  constexpr std::int32_t kLeastTiles = 8;
   constexpr std::int32_t kTileWork = 64;  // what a tile takes anyway, in columns
   std::vector<CellTile> items;
-  if (group > kOnceTileRows) return items;
-  const auto cells = static_cast<std::int32_t>(kOnceTileRows / group);
+  if (shape.group() > kOnceTileRows) return items;
+  const auto cells = static_cast<std::int32_t>(kOnceTileRows / shape.group());
+  const auto whole = static_cast<std::int64_t>(table.frames.size()) * shape.kv_heads;
   for (const FrameSpan& frame : table.frames) {
     if (frame.rows() > kOnceMostCells) return {};
     const std::int32_t tiles = (frame.rows() + cells - 1) / cells;
-    const std::int32_t parts = (tiles + kTilesAnItem - 1) / kTilesAnItem;
+    const auto parts = static_cast<std::int32_t>(std::clamp<std::int64_t>(2 * sms / whole, 1, 1 + tiles / kLeastTiles));
     const std::int32_t work = tiles * kTileWork + cells * tiles * (tiles + 1) / 2;
     std::int32_t end = frame.rows();
     std::int32_t done = 0;
@@ -75,7 +77,8 @@ std::vector<CellTile> once_tiles(const FrameTable& table, std::int64_t group) {
 
 }  // namespace
 
-std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, std::int64_t group) {
+std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, const HeadShape& shape) {
+  const std::int64_t group = shape.group();
   if (auto kept = std::dynamic_pointer_cast<const FrameRows>(table.prepared); kept && kept->group == group) return kept;
   auto made = std::make_shared<FrameRows>();
   made->group = group;
@@ -86,9 +89,9 @@ std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameT
   const std::vector<CellTile> cells = cell_tiles(table, group);
   made->cell_tiles = to_device(context, cells);
   made->cell_tile_count = static_cast<std::int64_t>(cells.size());
-  const std::vector<CellTile> items = once_tiles(table, group);
-  made->once_tiles = to_device(context, items);
-  made->once_tile_count = static_cast<std::int64_t>(items.size());
+  const std::vector<CellTile> items = once_items(table, shape, context.cuda->sms);
+  made->once_items = to_device(context, items);
+  made->once_item_count = static_cast<std::int64_t>(items.size());
   made->next_item = to_device(context, std::vector<std::uint32_t>{0});
   table.prepared = made;
   return made;

@@ -12,6 +12,7 @@ namespace purekv::cuda::frames {
 /// What all lanes of a warp hold, in a register of the warp. Branches and operands of products need it there, and the
 /// compiler, which does not know that they agree, would move it over for each of them.
 __device__ __forceinline__ unsigned uniform(unsigned x) { return __reduce_or_sync(kFullWarp, x); }
+__device__ __forceinline__ int uniform(int x) { return static_cast<int>(uniform(static_cast<unsigned>(x))); }
 
 /// Calls body(constant) with `count` columns, rounded up to the sizes of products.
 template <class Body>

@@ -31,9 +31,7 @@ class Scorer {
     clear_best();
     for (unsigned n = static_cast<unsigned>(team_);; n += kTeams) {
       hopper::barrier_wait(s_.q_full(n), s_.q_parity(n));
-      Tile tile = *s_.tile(n);
-      tile.first = static_cast<int>(uniform(static_cast<unsigned>(tile.first)));
-      tile.end = static_cast<int>(uniform(static_cast<unsigned>(tile.end)));
+      const Tile tile = read_tile(n);
       if (tile.end == 0) return;
       score(tile, n);
       if (tile.keys > 0) hand_over(tile);
@@ -41,42 +39,53 @@ class Scorer {
   }
 
  private:
+  /// The lane that gives the slot back reads for its warp.
+  __device__ __forceinline__ Tile read_tile(unsigned n) const {
+    Tile tile{};
+    if (lane_ == 0) tile = *s_.tile(n);
+    return {uniform(tile.start), uniform(tile.first), uniform(tile.end),
+            uniform(tile.head),  uniform(tile.load),  uniform(tile.keys)};
+  }
+
   __device__ __forceinline__ void score(const Tile& tile, unsigned n) const {
     float less[kKinds][2];
     read_whole(tile, less[1]);
-    const int later = tile.end - kStepKeys;
-    hopper::barrier_wait(s_.k_full(tile.load), tile.load / kKeySlots % 2);
+    const int upper = tile.end - kHalfKeys;
     PairSums sums;
-    if (later > 0)
-      with_columns(later, [&](auto columns) {
+    if (upper > 0) {
+      hopper::barrier_wait(s_.k_full(tile.load - 1), s_.k_parity(tile.load - 1));
+      with_columns(upper, [&](auto columns) {
         float s[columns / 2];
-        multiply_step<columns>(s, tile, n, kStepKeys);
+        multiply_half<columns>(s, tile, n, kHalfKeys);
         sums.add<columns>(s, p_.scale);
       });
+    }
+    hopper::barrier_wait(s_.k_full(tile.load), s_.k_parity(tile.load));
     with_columns(tile.end, [&](auto columns) {
       float s[columns / 2];
-      multiply_step<columns>(s, tile, n, 0);
-      if (later <= 0) release(n);
+      multiply_half<columns>(s, tile, n, 0);
+      if (upper <= 0) release(n);
       sums.add<columns>(s, p_.scale);
       sums.merge_quad();
 #pragma unroll
       for (int r = 0; r < 2; ++r) less[0][r] = is_row(tile, r) ? sums.less(r) : -INFINITY;
       find_best<columns>(s, less, 0);
     });
-    if (later > 0)
-      with_columns(later, [&](auto columns) {
+    if (upper > 0)
+      with_columns(upper, [&](auto columns) {
         float s[columns / 2];
-        multiply_step<columns>(s, tile, n, kStepKeys);
+        multiply_half<columns>(s, tile, n, kHalfKeys);
         release(n);
-        find_best<columns>(s, less, kStepKeys);
+        find_best<columns>(s, less, kHalfKeys);
       });
   }
 
-  /// The tile's logits over the keys from `first` on; -inf for what a row does not see.
+  /// The tile's logits over the half of the keys that begins with key `first`; -inf for what a row does not see.
   template <int kColumns>
-  __device__ __forceinline__ void multiply_step(float (&s)[kColumns / 2], const Tile& tile, unsigned n,
+  __device__ __forceinline__ void multiply_half(float (&s)[kColumns / 2], const Tile& tile, unsigned n,
                                                 int first) const {
-    multiply<D, kColumns>(s, s_.queries(n), L::kQueryChunk, s_.keys(tile.load) + first * 128, L::kKeyChunk);
+    const std::uint32_t keys = s_.keys(first == 0 ? tile.load : tile.load - 1);
+    multiply<D, kColumns>(s, s_.queries(n), L::kQueryChunk, keys, L::kKeyChunk);
     hide<kColumns>(s, tile.first - first);
   }
 
@@ -196,7 +205,8 @@ class Scorer {
 
 /// 2 to 3 * head_dim FLOPs a (query, key) pair and query head; reads q once, and keys of a frame once an item. A block
 /// has four warpgroups, each with tiles of its own, so that products of one run beside exponentials and maxima of
-/// others. Shared memory at head_dim 128: two slots of 64 KiB for an item's keys, five of 16 KiB for tiles of queries.
+/// others. Shared memory at head_dim 128: three slots of 32 KiB for halves of an item's keys,
+/// seven of 16 KiB for tiles of queries.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1) score_frames_once_sm90(const __grid_constant__ Params params) {
   extern __shared__ __align__(1024) unsigned char raw[];

@@ -8,11 +8,11 @@ namespace purekv::cuda::frames::once {
 
 inline constexpr int kTileRows = kOnceTileRows;  ///< packed rows that a warpgroup scores at a time, cell-major
 inline constexpr int kMostKeys = kOnceMostCells;
-inline constexpr int kStepKeys = 128;
-inline constexpr int kTeams = 4;  ///< warpgroups of a block, which take its tiles in turn
+inline constexpr int kHalfKeys = 128;  ///< of a load, of a product
+inline constexpr int kTeams = 4;       ///< warpgroups of a block, which take its tiles in turn
 inline constexpr int kThreads = (kTeams + 1) * 128;
-inline constexpr int kQuerySlots = 5;
-inline constexpr int kKeySlots = 2;
+inline constexpr int kQuerySlots = 7;
+inline constexpr int kKeySlots = 3;
 inline constexpr int kKinds = 2;                    ///< of scores: over the frame, over all that a row sees
 inline constexpr int kKindStride = kMostKeys + 16;  ///< so that a warp's 16 keys of both kinds lie in all banks
 
@@ -21,7 +21,7 @@ struct Tile {
   int start;       ///< prompt row of the frame's first cell
   int first, end;  ///< cells; none: there are no more tiles
   int head;        ///< KV head
-  unsigned load;   ///< number of the load that brought its keys
+  unsigned load;   ///< number of the load of the frame's first 128 keys; the one before it brought the others
   int keys;        ///< of the item, in the warpgroup's last tile of it: their maxima are handed over; else 0
 };
 
@@ -29,7 +29,7 @@ struct Tile {
 template <int D>
 struct Layout {
   static constexpr int kChunks = D / 64;
-  static constexpr int kKeyChunk = kMostKeys * 128;
+  static constexpr int kKeyChunk = kHalfKeys * 128;
   static constexpr int kKeys = kChunks * kKeyChunk;  ///< of a slot
   static constexpr int kQueryChunk = kTileRows * 128;
   static constexpr int kQueries = kChunks * kQueryChunk;  ///< of a slot
@@ -70,6 +70,7 @@ struct Shared {
   __device__ std::uint32_t k_full(unsigned load) const {
     return address + L::kBarriers + (2 * kTeams + kQuerySlots + load % kKeySlots) * 8;
   }
+  __device__ static unsigned k_parity(unsigned load) { return load / kKeySlots % 2; }
 
   /// One thread. Full barriers are completed by the producer's bytes; a tile's queries and keys have been read once
   /// the four warps of its warpgroup have left them.
@@ -89,25 +90,30 @@ class Producer {
   using L = Layout<D>;
   __device__ Producer(const Params& params, const Shared<D>& shared) : p_(params), s_(shared) {}
 
-  /// The next item is asked for, and its keys, while so many tiles wait that nobody notices; by then the tiles of the
-  /// item before, which had the keys' place, have been read.
+  /// The next item is asked for, and its keys, while so many tiles wait that nobody notices, and when the tiles whose
+  /// keys had their place are known to have been read, if an item has tiles enough. The upper half of an item's keys is
+  /// free again before its lower one.
   __device__ void run() {
-    Item item = item_of(p_, static_cast<int>(blockIdx.x));
-    load_keys(item, 0);
-    while (item.end != 0) {
-      Item after{};
-      const unsigned first = n_;
+    Work work = work_of(static_cast<int>(blockIdx.x));
+    load_upper(work, 0);
+    load_lower(work, 0);
+    while (work.tiles > 0) {
+      Work after{};
       const unsigned load = loads_ - 1;
-      const int top = top_tile(item);
-      const int asks = max(item.first, top - kQuerySlots * p_.cells);
-      for (int cell = top; cell >= item.first; cell -= p_.cells) {
-        const bool last = cell - kTeams * p_.cells < item.first;
-        load_tile({item.start, cell, min(cell + p_.cells, item.end), item.head, load, last ? item.end : 0});
-        if (cell != asks) continue;
-        after = item_of(p_, take_item(p_, gridDim.x));
-        if (after.end != 0) load_keys(after, first);
+      const unsigned next = n_ + work.tiles;
+      const unsigned asks = min(n_ + kQuerySlots, next);
+      const unsigned asks_lower = min(n_ + work.upper + kQuerySlots, next);
+      const Item& item = work.item;
+      for (int cell = work.top; cell >= item.first; cell -= p_.cells) {
+        load_tile(
+            {item.start, cell, min(cell + p_.cells, item.end), item.head, load, n_ + kTeams < next ? 0 : item.end});
+        if (n_ == asks) {
+          after = work_of(take_item(p_, gridDim.x));
+          load_upper(after, next);
+        }
+        if (n_ == asks_lower) load_lower(after, next);
       }
-      item = after;
+      work = after;
     }
     for (int team = 0; team < kTeams; ++team, ++n_) {
       take_slot({});
@@ -116,9 +122,20 @@ class Producer {
   }
 
  private:
-  /// First cell of an item's first tile: the last rows see the most keys and come first.
-  __device__ int top_tile(const Item& item) const {
-    return item.first + (item.end - item.first - 1) / p_.cells * p_.cells;
+  struct Work {
+    Item item;
+    int top;         ///< first cell of its first tile: the last rows see the most keys and come first
+    unsigned tiles;  ///< none: there are no more items
+    unsigned upper;  ///< of these, how many see keys of the upper half
+  };
+
+  __device__ Work work_of(int index) const {
+    const Item item = item_of(p_, index);
+    if (item.end == 0) return {};
+    const int top = item.first + (item.end - item.first - 1) / p_.cells * p_.cells;
+    const int lowest = max(item.first, kHalfKeys / p_.cells * p_.cells);
+    return {item, top, static_cast<unsigned>((top - item.first) / p_.cells + 1),
+            item.end > kHalfKeys ? static_cast<unsigned>((top - lowest) / p_.cells + 1) : 0};
   }
 
   /// Until all tiles before the `end`-th have been read.
@@ -141,23 +158,34 @@ class Producer {
     ++n_;
   }
 
-  /// Tiles before the `end`-th may need the keys that were there.
-  __device__ void load_keys(const Item& item, unsigned end) {
-    wait_read(end);
-    const int boxes = (item.end + kBoxKeys - 1) / kBoxKeys;
+  /// `tile`: number of the item's first one.
+  __device__ void load_upper(const Work& work, unsigned tile) {
+    if (work.upper > 0) load_keys(work.item, kHalfKeys, tile + work.upper);
+  }
+  __device__ void load_lower(const Work& work, unsigned tile) {
+    if (work.tiles > 0) load_keys(work.item, 0, tile + work.tiles);
+  }
+
+  /// Keys from cell `first` on, which tiles before the `end`-th read.
+  __device__ void load_keys(const Item& item, int first, unsigned end) {
+    wait_read(ends_[0]);
+    for (int slot = 0; slot + 1 < kKeySlots; ++slot) ends_[slot] = ends_[slot + 1];
+    ends_[kKeySlots - 1] = end;
+    const int boxes = (min(item.end - first, kHalfKeys) + kBoxKeys - 1) / kBoxKeys;
     hopper::barrier_expect(s_.k_full(loads_), boxes * L::kChunks * kBoxKeys * 128);
     for (int box = 0; box < boxes; ++box)
       for (int chunk = 0; chunk < L::kChunks; ++chunk)
         hopper::load_box(s_.keys(loads_) + chunk * L::kKeyChunk + box * kBoxKeys * 128, &p_.k, s_.k_full(loads_),
-                         chunk * 64, item.start + box * kBoxKeys, item.head);
+                         chunk * 64, item.start + first + box * kBoxKeys, item.head);
     ++loads_;
   }
 
   const Params& p_;
   const Shared<D>& s_;
-  unsigned n_ = 0;      ///< the next tile
-  unsigned read_ = 0;   ///< tiles that are known to have been read
-  unsigned loads_ = 0;  ///< of keys
+  unsigned n_ = 0;                 ///< the next tile
+  unsigned read_ = 0;              ///< tiles that are known to have been read
+  unsigned loads_ = 0;             ///< of keys
+  unsigned ends_[kKeySlots] = {};  ///< of the last loads, oldest first: tiles before the end-th read their keys
 };
 
 }  // namespace purekv::cuda::frames::once

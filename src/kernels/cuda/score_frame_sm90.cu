@@ -233,16 +233,16 @@ bool score_frame_sm90_takes(const Context& context, const FrameScoreParams& p) {
 void score_frame_sm90(const Context& context, const FrameScoreParams& p, const FrameRows& rows) {
   const HeadShape& shape = p.shape;
   const KvHeadView& head = p.kv.heads[0];
-  const bool once = rows.once_tile_count > 0;
+  const bool once = rows.once_item_count > 0;
   const std::int64_t cells = (once ? kOnceTileRows : frames::kTileRows) / shape.group();
   const frames::Params to{
       .q = make_tensor_map(p.q.data, DType::kBF16, shape.head_dim, {shape.heads, shape.head_dim},
                            {p.q.rows, p.q.stride}, shape.group(), cells),
       .k = make_tensor_map(head.k, DType::kBF16, shape.head_dim, {head.rows, head.stride},
                            {shape.kv_heads, head_stride(p.kv, &KvHeadView::k)}, frames::kBoxKeys, 1),
-      .tiles = (once ? rows.once_tiles : rows.cell_tiles).as<CellTile>(),
+      .tiles = (once ? rows.once_items : rows.cell_tiles).as<CellTile>(),
       .next = rows.next_item.as<unsigned>(),
-      .items = static_cast<int>((once ? rows.once_tile_count : rows.cell_tile_count) * shape.kv_heads),
+      .items = static_cast<int>((once ? rows.once_item_count : rows.cell_tile_count) * shape.kv_heads),
       .kv_heads = static_cast<int>(shape.kv_heads),
       .group = static_cast<int>(shape.group()),
       .cells = static_cast<int>(cells),
