@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "device/cuda/cuda_device.h"
 #include "device/transfer.h"
 
 namespace purekv::cuda {
@@ -47,9 +48,37 @@ std::vector<CellTile> cell_tiles(const FrameTable& table, std::int64_t group) {
   return tiles;
 }
 
+/// Whole frames, or where these are few, two and more parts of even work. A part fetches its keys itself, which 8 tiles
+/// of rows pay for.
+std::vector<CellTile> once_items(const FrameTable& table, const HeadShape& shape, int sms) {
+  constexpr std::int32_t kLeastTiles = 8;
+  constexpr std::int32_t kTileWork = 64;  // what a tile takes anyway, in columns
+  std::vector<CellTile> items;
+  if (shape.group() > kOnceTileRows) return items;
+  const auto cells = static_cast<std::int32_t>(kOnceTileRows / shape.group());
+  const auto whole = static_cast<std::int64_t>(table.frames.size()) * shape.kv_heads;
+  for (const FrameSpan& frame : table.frames) {
+    if (frame.rows() > kOnceMostCells) return {};
+    const std::int32_t tiles = (frame.rows() + cells - 1) / cells;
+    const auto parts = static_cast<std::int32_t>(std::clamp<std::int64_t>(2 * sms / whole, 1, 1 + tiles / kLeastTiles));
+    const std::int32_t work = tiles * kTileWork + cells * tiles * (tiles + 1) / 2;
+    std::int32_t end = frame.rows();
+    std::int32_t done = 0;
+    for (std::int32_t tile = tiles - 1, part = 1; tile >= 0; --tile) {
+      done += kTileWork + (tile + 1) * cells;
+      if (done < work / parts * part && tile > 0) continue;
+      items.push_back({frame.start, tile * cells, end});
+      end = tile * cells;
+      ++part;
+    }
+  }
+  return items;
+}
+
 }  // namespace
 
-std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, std::int64_t group) {
+std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, const HeadShape& shape) {
+  const std::int64_t group = shape.group();
   if (auto kept = std::dynamic_pointer_cast<const FrameRows>(table.prepared); kept && kept->group == group) return kept;
   auto made = std::make_shared<FrameRows>();
   made->group = group;
@@ -60,6 +89,9 @@ std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameT
   const std::vector<CellTile> cells = cell_tiles(table, group);
   made->cell_tiles = to_device(context, cells);
   made->cell_tile_count = static_cast<std::int64_t>(cells.size());
+  const std::vector<CellTile> items = once_items(table, shape, context.cuda->sms);
+  made->once_items = to_device(context, items);
+  made->once_item_count = static_cast<std::int64_t>(items.size());
   made->next_item = to_device(context, std::vector<std::uint32_t>{0});
   table.prepared = made;
   return made;

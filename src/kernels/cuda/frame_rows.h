@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/shape.h"
 #include "device/buffer.h"
 #include "device/context.h"
 #include "flow/frame_table.h"
@@ -26,6 +27,9 @@ struct CellTile {
 
 inline constexpr std::int32_t kCellTileRows = 128;
 
+/// Of the kernel that makes every product once: cells of a frame at most, and rows that it scores at a time.
+inline constexpr std::int32_t kOnceMostCells = 256, kOnceTileRows = 64;
+
 /// Values of FrameRows::earlier that are no row.
 inline constexpr std::int32_t kNoEarlierRow = -1, kTextRow = -2;
 
@@ -37,10 +41,13 @@ struct FrameRows final : FrameTable::Prepared {
   std::int64_t tile_count = 0;
   Buffer cell_tiles;  ///< CellTile, longest first within a frame
   std::int64_t cell_tile_count = 0;
-  Buffer next_item;  ///< uint32: 0 between two launches of score_frame_sm90.cu, which hands out its items with it
+  Buffer once_items;  ///< CellTile, what a block of score_frame_once_sm90.cu takes; none where a frame or the group is
+                      ///< too large
+  std::int64_t once_item_count = 0;
+  Buffer next_item;  ///< uint32: 0 between two launches of a kernel that hands out its items with it
 };
 
-/// The device copy of `table` for query groups of `group` heads, made at the first call.
-std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, std::int64_t group);
+/// The device copy of `table` for query groups of that shape, made at the first call.
+std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, const HeadShape& shape);
 
 }  // namespace purekv::cuda

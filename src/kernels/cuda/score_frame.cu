@@ -227,7 +227,7 @@ void frame_score(const Context& context, const FrameScoreParams& params) {
   fill_zero(context, params.local, bytes);
   if (params.self != nullptr) fill_zero(context, params.self, bytes);
   if (params.table->frames.empty()) return;
-  const auto frames = frame_rows(context, *params.table, shape.group());
+  const auto frames = frame_rows(context, *params.table, shape);
   if (score_frame_sm90_takes(context, params)) return score_frame_sm90(context, params, *frames);
   FrameKernel p{.tiles = frames->tiles.as<FrameTile>(),
                 .q = static_cast<const Bf16Bits*>(params.q.data),

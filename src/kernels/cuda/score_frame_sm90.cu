@@ -1,9 +1,9 @@
 #include "kernels/cuda/score_frame_sm90.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "base/fail.h"
+#include "kernels/cuda/score_frame_columns.cuh"
 #include "kernels/cuda/score_frame_sm90.cuh"
 #include "kernels/cuda/score_tiles.cuh"
 #include "kernels/cuda/tensor_map.h"
@@ -58,37 +58,6 @@ class Scorer {
     return p_.lse[(item.head * p_.group + row - cell * p_.group) * p_.rows + item.start + item.first + cell] * kLog2E;
   }
 
-  /// s = A B^T: 64 rows, and two accumulators a column.
-  template <int kColumns>
-  __device__ __forceinline__ static void multiply(float (&s)[kColumns / 2], std::uint32_t a_rows,
-                                                  std::uint32_t b_rows) {
-    const std::uint64_t a = hopper::swizzled_operand(a_rows, 16);
-    const std::uint64_t b = hopper::swizzled_operand(b_rows, 16);
-    hopper::wgmma_fence();
-    hopper::multiply_shared<kColumns>(s, a, b, 0);
-#pragma unroll
-    for (int n = 1; n < D / 16; ++n) {
-      const int at = (n / 4 * L::kChunk >> 4) + n % 4 * 2;  // 16 dims are 32 bytes, 64 end a chunk
-      hopper::multiply_shared<kColumns>(s, a + at, b + at, 1);
-    }
-    hopper::wgmma_commit();
-    hopper::wgmma_wait<0>();
-    hopper::pin(s);
-  }
-
-  /// Calls body(constant) with `count` columns, rounded up to the sizes of products.
-  template <class Body>
-  __device__ __forceinline__ static void with_columns(int count, const Body& body) {
-    if (count > 96)
-      body(std::integral_constant<int, 128>());
-    else if (count > 64)
-      body(std::integral_constant<int, 96>());
-    else if (count > 32)
-      body(std::integral_constant<int, 64>());
-    else
-      body(std::integral_constant<int, 32>());
-  }
-
   __device__ __forceinline__ static void release(std::uint32_t barrier) {
     if (threadIdx.x % 32 == 0) hopper::barrier_arrive(barrier);
   }
@@ -99,32 +68,27 @@ class Scorer {
     const int rows = rows_of(p_, item);
     const bool idle = warpgroup_ * kWarpgroupRows >= rows;
     const int least = item.first + warpgroup_ * kWarpgroupRows / p_.group;  // what the first row sees, at least
-    float top[2] = {kNoLogit, kNoLogit};
-    float sum[2] = {0, 0};
+    PairSums sums;
     for (int n = 0; n < keys.steps; ++n) {
       hopper::barrier_wait(s_.k_full(loads + n), (loads + n) / kStages % 2);
       const int first = n * kStepKeys;
       if (!idle)
         with_columns(item.end - first, [&](auto columns) {
           float s[columns / 2];
-          multiply<columns>(s, s_.queries() + warpgroup_ * kWarpgroupRows * 128, s_.keys(loads + n));
+          multiply<D, columns>(s, s_.queries() + warpgroup_ * kWarpgroupRows * 128, L::kChunk, s_.keys(loads + n),
+                               L::kChunk);
           if (n < keys.second()) release(s_.k_empty(loads + n));
           if (first + columns - 1 > least) hide<columns, false>(s, item.first - first);
-          add<columns>(s, top, sum);
+          sums.add<columns>(s, p_.scale);
         });
       else if (n < keys.second())
         release(s_.k_empty(loads + n));
     }
+    sums.merge_quad();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int step = 1; step < 4; step *= 2) {
-        const float other_top = __shfl_xor_sync(kFullWarp, top[r], step);
-        const float other_sum = __shfl_xor_sync(kFullWarp, sum[r], step);
-        merge_sums(top[r], sum[r], other_top, other_sum);
-      }
       const int row = warpgroup_ * kWarpgroupRows + row_ + 8 * r;
-      if (pair_ == 0) table[row].x = row < rows ? -top[r] - __log2f(sum[r]) : -INFINITY;
+      if (pair_ == 0) table[row].x = row < rows ? sums.less(r) : -INFINITY;
     }
   }
 
@@ -140,32 +104,6 @@ class Scorer {
         const int column = i / 2 * 8 + i % 2;
         if (kKeysAreRows ? column < bound : column > bound) s[i / 2 * 4 + 2 * r + i % 2] = -INFINITY;
       }
-    }
-  }
-
-  /// Adds a step's columns to the row sums. `top` follows the largest logit only where it lags by more than 2^16, so
-  /// that most steps rescale nothing.
-  template <int kColumns>
-  __device__ __forceinline__ void add(const float (&s)[kColumns / 2], float (&top)[2], float (&sum)[2]) const {
-    constexpr float kLag = 16;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float most[2] = {s[2 * r], s[2 * r + 1]};
-#pragma unroll
-      for (int j = 1; j < kColumns / 8; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) most[e] = fmaxf(most[e], s[4 * j + 2 * r + e]);
-      const float now = fmaxf(most[0], most[1]) * p_.scale;
-      if (now > top[r] + kLag) {
-        sum[r] *= exp2_fast(top[r] - now);
-        top[r] = now;
-      }
-      float parts[2] = {0, 0};
-#pragma unroll
-      for (int j = 0; j < kColumns / 8; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) parts[e] += exp2_fast(fmaf(s[4 * j + 2 * r + e], p_.scale, -top[r]));
-      sum[r] += parts[0] + parts[1];
     }
   }
 
@@ -186,7 +124,8 @@ class Scorer {
       }
       with_columns(rows_of(p_, item), [&](auto columns) {
         float s[columns / 2];
-        multiply<columns>(s, s_.keys(loads + n) + warpgroup_ * kWarpgroupRows * 128, s_.queries());
+        multiply<D, columns>(s, s_.keys(loads + n) + warpgroup_ * kWarpgroupRows * 128, L::kChunk, s_.queries(),
+                             L::kChunk);
         done();
         if (first + kWarpgroupRows - 1 > item.first) hide<columns, true>(s, first - item.first);
         float best[2][2];  // [kind][key]
@@ -294,15 +233,16 @@ bool score_frame_sm90_takes(const Context& context, const FrameScoreParams& p) {
 void score_frame_sm90(const Context& context, const FrameScoreParams& p, const FrameRows& rows) {
   const HeadShape& shape = p.shape;
   const KvHeadView& head = p.kv.heads[0];
-  const std::int64_t cells = frames::kTileRows / shape.group();
+  const bool once = rows.once_item_count > 0;
+  const std::int64_t cells = (once ? kOnceTileRows : frames::kTileRows) / shape.group();
   const frames::Params to{
       .q = make_tensor_map(p.q.data, DType::kBF16, shape.head_dim, {shape.heads, shape.head_dim},
                            {p.q.rows, p.q.stride}, shape.group(), cells),
       .k = make_tensor_map(head.k, DType::kBF16, shape.head_dim, {head.rows, head.stride},
                            {shape.kv_heads, head_stride(p.kv, &KvHeadView::k)}, frames::kBoxKeys, 1),
-      .tiles = rows.cell_tiles.as<CellTile>(),
+      .tiles = (once ? rows.once_items : rows.cell_tiles).as<CellTile>(),
       .next = rows.next_item.as<unsigned>(),
-      .items = static_cast<int>(rows.cell_tile_count * shape.kv_heads),
+      .items = static_cast<int>((once ? rows.once_item_count : rows.cell_tile_count) * shape.kv_heads),
       .kv_heads = static_cast<int>(shape.kv_heads),
       .group = static_cast<int>(shape.group()),
       .cells = static_cast<int>(cells),
@@ -311,6 +251,7 @@ void score_frame_sm90(const Context& context, const FrameScoreParams& p, const F
       .local = p.local,
       .self = p.self,
       .rows = p.table->rows};
+  if (once) return frames::score_frames_once(context, to, shape.head_dim);
   if (shape.head_dim <= 64) return frames::launch<64>(context, to);
   frames::launch<128>(context, to);
 }

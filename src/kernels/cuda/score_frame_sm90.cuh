@@ -28,12 +28,30 @@ struct Params {
   long long rows;
 };
 
+/// The kernel for frames of up to 256 cells and groups of up to 64; `params.tiles` are FrameRows::once_items.
+void score_frames_once(const Context& context, const Params& params, std::int64_t head_dim);
+
 /// What the producer tells the consumers of an item.
 struct Item {
   int start;       ///< prompt row of the frame's first cell
   int first, end;  ///< cells; none: there are no more items
   int head;        ///< KV head
 };
+
+__device__ inline Item item_of(const Params& p, int index) {
+  if (index >= p.items) return {};
+  const CellTile tile = p.tiles[index / p.kv_heads];
+  return {tile.start, tile.first, tile.end, index % p.kv_heads};
+}
+
+/// The next item for one of `takers`, who began with the first items, one each; past the end there are none. Every
+/// taker asks until it is told no, once: the last answer of all is known by its number, and clears the counter.
+__device__ inline int take_item(const Params& p, unsigned takers) {
+  const auto count = static_cast<unsigned>(p.items);
+  const unsigned taken = atomicAdd(p.next, 1U);
+  if (taken + 1 == count) *p.next = 0;
+  return static_cast<int>(min(taken + takers, count));
+}
 
 /// An item's loads of keys. The first pass takes steps in order; the second begins with the last two, which are still
 /// there, and goes down: load n is of step n, then of 2 * steps - 3 - n.
@@ -107,12 +125,12 @@ class Producer {
   __device__ void run() {
     int index = static_cast<int>(blockIdx.x) * kTeams + team_;
     int next = index < p_.items ? take() : p_.items;
-    Item item = item_of(index);
+    Item item = item_of(p_, index);
     unsigned n = 0;
     for (; index < p_.items; ++n) {
       load_queries(item, n);
       load_keys(item);
-      const Item after = item_of(next);
+      const Item after = item_of(p_, next);
       const int after_next = next < p_.items ? take() : p_.items;
       if (next < p_.items)
         for (int chunk = 0; chunk < L::kChunks; ++chunk)
@@ -127,20 +145,7 @@ class Producer {
   }
 
  private:
-  /// Every team with an item asks until it is told no, once: the last answer of all is known by its number, and clears
-  /// the counter.
-  __device__ int take() const {
-    const auto count = static_cast<unsigned>(p_.items);
-    const unsigned taken = atomicAdd(p_.next, 1U);
-    if (taken + 1 == count) *p_.next = 0;
-    return static_cast<int>(min(taken + kTeams * gridDim.x, count));
-  }
-
-  __device__ Item item_of(int index) const {
-    if (index >= p_.items) return {};
-    const CellTile tile = p_.tiles[index / p_.kv_heads];
-    return {tile.start, tile.first, tile.end, index % p_.kv_heads};
-  }
+  __device__ int take() const { return take_item(p_, kTeams * gridDim.x); }
 
   /// The box may reach into rows behind the item's; nobody looks at these.
   __device__ void load_queries(const Item& item, unsigned n) const {

@@ -231,7 +231,7 @@ void pack_gram(const Context& context, const HeadShape& shape, const float* gram
 void value_norm(const Context& context, const ValueNormParams& params) {
   const HeadShape& shape = params.shape;
   std::shared_ptr<const FrameRows> frames;
-  if (params.nov != nullptr) frames = frame_rows(context, *params.table, shape.group());
+  if (params.nov != nullptr) frames = frame_rows(context, *params.table, shape);
   NormKernel p{.v = {},
                .values = {},
                .u = nullptr,

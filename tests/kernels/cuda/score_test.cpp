@@ -191,6 +191,19 @@ TEST_F(CudaScore, FramesAroundTheStepsOfTheKernels) {
   expect_frames("steps, group 1", {.heads = 2, .kv_heads = 2, .head_dim = 64}, steps, 2, 0);
 }
 
+/// Around the products of 64 keys of the kernel for frames of up to 256 cells, and its tiles of 64 rows.
+TEST_F(CudaScore, FramesOfUpTo256Cells) {
+  const FrameTable small = make_table(
+      3, {{2, 16, 16}, {1, 5, 51}, {1, 1, 193}, {3, 12, 16}, {1, 1, 129}, {1, 8, 16}, {1, 5, 13}, {2, 8, 8}, {1, 1, 1}},
+      2, 30);
+  for (const std::int64_t head_dim : {64, 72, 128})
+    expect_frames("group 7", {.heads = 14, .kv_heads = 2, .head_dim = head_dim}, small, 2, 3);
+  for (const std::int64_t group : {1, 2, 48, 64, 65})
+    expect_frames("group " + std::to_string(group), {.heads = group, .kv_heads = 1, .head_dim = 128}, small, 2, 0);
+  const FrameTable many = make_table(9, {{150, 4, 5}, {60, 9, 12}, {40, 14, 14}}, 0, 9);
+  expect_frames("many items", {.heads = 14, .kv_heads = 2, .head_dim = 128}, many, 1, 0);
+}
+
 TEST_F(CudaScore, MostKeyHeads) {
   const FrameTable table = make_table(5, {{3, 5, 9}}, 0, 9);
   expect_frames("32 key heads", {.heads = 32, .kv_heads = 32, .head_dim = 128}, table, 1, 0);
