@@ -100,10 +100,12 @@ record_prompts() {
 }
 
 run_tests() {
-  local filter checked program tool seconds=${PUREKV_SANITIZER_SECONDS:-300}
+  local filter part program tool seconds=${PUREKV_SANITIZER_SECONDS:-300} parts
   filter=$(gpu_suites)
   [ -n "$filter" ] || { echo "gpu.sh: no test uses support/cuda.h" >&2; exit 1; }
-  checked=${PUREKV_SANITIZER_FILTER:-$filter-*DemoTest.*}
+  # The last part counts the card's free memory, so it runs while no other test does.
+  parts=("$filter-*DemoTest.*:*.OutOfMemory*" "*.OutOfMemoryIsAnErrorAndTheDeviceStaysUsable")
+  [ -z "${PUREKV_SANITIZER_FILTER:-}" ] || parts=("$PUREKV_SANITIZER_FILTER")
   record_prompts
   for program in "$bin"/*_tests; do
     run "$(basename "$program")" "$program" --gtest_filter="$filter" --gtest_color=no
@@ -111,9 +113,12 @@ run_tests() {
   for tool in memcheck racecheck; do
     command -v compute-sanitizer >/dev/null || { echo "gpu.sh: no compute-sanitizer, left out" >&2; break; }
     for program in "$bin"/*_tests; do
-      # Programs without a matching test are not worth a start of the tool.
-      "$program" --gtest_list_tests --gtest_filter="$checked" | grep -q '^  ' || continue
-      run "$(basename "$program") $tool" sanitize "$program" "$tool" "$checked" "$seconds"
+      for part in "${parts[@]}"; do
+        # Programs without a matching test are not worth a start of the tool.
+        "$program" --gtest_list_tests --gtest_filter="$part" | grep -q '^  ' || continue
+        run "$(basename "$program")$([ "$part" = "${parts[0]}" ] || echo " memory") $tool" \
+          sanitize "$program" "$tool" "$part" "$seconds"
+      done
     done
   done
 }
