@@ -27,8 +27,8 @@ struct CellTile {
 
 inline constexpr std::int32_t kCellTileRows = 128;
 
-/// Of the kernel that makes every product once: cells of a frame at most, and rows that it scores at a time.
-inline constexpr std::int32_t kOnceMostCells = 256, kOnceTileRows = 64;
+/// Of the kernel for small frames: their cells at most, and packed rows that it scores at a time.
+inline constexpr std::int32_t kSmallMostCells = 256, kSmallTileRows = 64;
 
 /// Values of FrameRows::earlier that are no row.
 inline constexpr std::int32_t kNoEarlierRow = -1, kTextRow = -2;
@@ -41,9 +41,9 @@ struct FrameRows final : FrameTable::Prepared {
   std::int64_t tile_count = 0;
   Buffer cell_tiles;  ///< CellTile, longest first within a frame
   std::int64_t cell_tile_count = 0;
-  Buffer once_items;  ///< CellTile, what a block of score_frame_once_sm90.cu takes; none where a frame or the group is
-                      ///< too large
-  std::int64_t once_item_count = 0;
+  Buffer small_items;  ///< CellTile, what a block of score_frame_small_sm90.cu takes; none where a frame or the group
+                       ///< is too large
+  std::int64_t small_item_count = 0;
   Buffer next_item;  ///< uint32: 0 between two launches of a kernel that hands out its items with it
 };
 

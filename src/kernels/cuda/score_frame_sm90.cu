@@ -187,8 +187,8 @@ class Scorer {
 /// too few registers, as their producers would take part in the division. Shared memory: 32 KiB of queries and two
 /// stages of 32 KiB of keys a team at head_dim 128.
 ///
-/// Measured on an H200, 28/4 heads, head_dim 128, 32k rows: 205 us at 256 rows a frame, 558 us at 1,024 (mma.sync: 292
-/// and 916); products and loads alone take 153 and 410 us. Items of 256 queries loaded an item ahead, four stages of
+/// Measured on an H200, 28/4 heads, head_dim 128, 32k rows: 504 us at 1,024 rows a frame, 247 at 391, 192 at 256 (see
+/// score_frame_small_sm90.cu); mma.sync: 916 us at 1,024. Items of 256 queries loaded an item ahead, four stages of
 /// keys, and turns at the tensor cores were no faster.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1) score_frames_sm90(const __grid_constant__ Params params) {
@@ -233,16 +233,16 @@ bool score_frame_sm90_takes(const Context& context, const FrameScoreParams& p) {
 void score_frame_sm90(const Context& context, const FrameScoreParams& p, const FrameRows& rows) {
   const HeadShape& shape = p.shape;
   const KvHeadView& head = p.kv.heads[0];
-  const bool once = rows.once_item_count > 0;
-  const std::int64_t cells = (once ? kOnceTileRows : frames::kTileRows) / shape.group();
+  const bool small = rows.small_item_count > 0;
+  const std::int64_t cells = (small ? kSmallTileRows : frames::kTileRows) / shape.group();
   const frames::Params to{
       .q = make_tensor_map(p.q.data, DType::kBF16, shape.head_dim, {shape.heads, shape.head_dim},
                            {p.q.rows, p.q.stride}, shape.group(), cells),
       .k = make_tensor_map(head.k, DType::kBF16, shape.head_dim, {head.rows, head.stride},
                            {shape.kv_heads, head_stride(p.kv, &KvHeadView::k)}, frames::kBoxKeys, 1),
-      .tiles = (once ? rows.once_items : rows.cell_tiles).as<CellTile>(),
+      .tiles = (small ? rows.small_items : rows.cell_tiles).as<CellTile>(),
       .next = rows.next_item.as<unsigned>(),
-      .items = static_cast<int>((once ? rows.once_item_count : rows.cell_tile_count) * shape.kv_heads),
+      .items = static_cast<int>((small ? rows.small_item_count : rows.cell_tile_count) * shape.kv_heads),
       .kv_heads = static_cast<int>(shape.kv_heads),
       .group = static_cast<int>(shape.group()),
       .cells = static_cast<int>(cells),
@@ -251,7 +251,7 @@ void score_frame_sm90(const Context& context, const FrameScoreParams& p, const F
       .local = p.local,
       .self = p.self,
       .rows = p.table->rows};
-  if (once) return frames::score_frames_once(context, to, shape.head_dim);
+  if (small) return frames::score_small_frames(context, to, shape.head_dim);
   if (shape.head_dim <= 64) return frames::launch<64>(context, to);
   frames::launch<128>(context, to);
 }

@@ -28,8 +28,8 @@ struct Params {
   long long rows;
 };
 
-/// The kernel for frames of up to 256 cells and groups of up to 64; `params.tiles` are FrameRows::once_items.
-void score_frames_once(const Context& context, const Params& params, std::int64_t head_dim);
+/// The kernel for frames of up to 256 cells and groups of up to 64; `params.tiles` are FrameRows::small_items.
+void score_small_frames(const Context& context, const Params& params, std::int64_t head_dim);
 
 /// What the producer tells the consumers of an item.
 struct Item {

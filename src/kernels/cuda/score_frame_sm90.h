@@ -10,7 +10,8 @@ namespace purekv::cuda {
 /// and heads at one constant stride. Looks at shapes only.
 bool score_frame_sm90_takes(const Context& context, const FrameScoreParams& params);
 
-/// `local` and `self` are zero before.
+/// `local` and `self` are zero before. Where all frames have up to 256 cells a kernel of its own runs,
+/// score_frame_small_sm90.cu.
 void score_frame_sm90(const Context& context, const FrameScoreParams& params, const FrameRows& frames);
 
 }  // namespace purekv::cuda

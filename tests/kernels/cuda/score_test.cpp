@@ -191,7 +191,8 @@ TEST_F(CudaScore, FramesAroundTheStepsOfTheKernels) {
   expect_frames("steps, group 1", {.heads = 2, .kv_heads = 2, .head_dim = 64}, steps, 2, 0);
 }
 
-/// Around the products of 64 keys of the kernel for frames of up to 256 cells, and its tiles of 64 rows.
+/// Around the halves of 128 keys and the tiles of 64 rows of the kernel for frames of up to 256 cells, and its products
+/// of 32, 64 and 96 keys; the last groups fill a tile and are too large for one.
 TEST_F(CudaScore, FramesOfUpTo256Cells) {
   const FrameTable small = make_table(
       3, {{2, 16, 16}, {1, 5, 51}, {1, 1, 193}, {3, 12, 16}, {1, 1, 129}, {1, 8, 16}, {1, 5, 13}, {2, 8, 8}, {1, 1, 1}},

@@ -2,12 +2,11 @@
 
 #include "kernels/cuda/score_frame_sm90.cuh"
 
-/// Shared memory, barriers and the producer of the Hopper kernel for scores of frames of up to 256 cells, which makes
-/// every product once.
-namespace purekv::cuda::frames::once {
+/// Shared memory, barriers and the producer of the Hopper kernel for scores of frames of up to 256 cells.
+namespace purekv::cuda::frames::small {
 
-inline constexpr int kTileRows = kOnceTileRows;  ///< packed rows that a warpgroup scores at a time, cell-major
-inline constexpr int kMostKeys = kOnceMostCells;
+inline constexpr int kTileRows = kSmallTileRows;  ///< packed rows that a warpgroup scores at a time, cell-major
+inline constexpr int kMostKeys = kSmallMostCells;
 inline constexpr int kHalfKeys = 128;  ///< of a load, of a product
 inline constexpr int kTeams = 4;       ///< warpgroups of a block, which take its tiles in turn
 inline constexpr int kThreads = (kTeams + 1) * 128;
@@ -188,4 +187,4 @@ class Producer {
   unsigned ends_[kKeySlots] = {};  ///< of the last loads, oldest first: tiles before the end-th read their keys
 };
 
-}  // namespace purekv::cuda::frames::once
+}  // namespace purekv::cuda::frames::small
