@@ -45,7 +45,10 @@ struct RowState {
 template <int D>
 class Softmax {
  public:
-  __device__ explicit Softmax(const Params& params) : p_(params), warpgroup_(threadIdx.x / 128 - 1) {
+  /// The warpgroup from one lane, so that the compiler knows that a warp's lanes agree: descriptors of products then
+  /// live in the warp's registers.
+  __device__ explicit Softmax(const Params& params)
+      : p_(params), warpgroup_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 128, 0) - 1) {
     const int row = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

@@ -247,7 +247,9 @@ __device__ __forceinline__ void run(const Params& params, const Weights& weights
     if (threadIdx.x == 0) produce<T, kFp8 ? kLine : kLine / 2>(p, weights, shared, rank);
   } else {
     hopper::take_registers<kConsumerRegisters>();
-    const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
+    // From one lane, so that the compiler knows that a warp's lanes agree: descriptors then live in the warp's
+    // registers, and no product waits for four moves.
+    const int warpgroup = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 128, 0) - 1;
     typename T::Sums d[kHalves];
     Consumer<T, kFp8> consumer(shared, warpgroup);
     Store store(params, shared, warpgroup);
