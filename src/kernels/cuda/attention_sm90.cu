@@ -53,11 +53,11 @@ bool has_unit_steps(const AttentionPlan& plan) {
 void make_maps(const AttentionParams& p, Params& to) {
   const HeadShape& shape = p.shape;
   to.q = make_tensor_map(p.q.data, DType::kBF16, shape.head_dim, {shape.heads, shape.head_dim}, {p.q.rows, p.q.stride},
-                         to.group, to.tokens);
+                         shape.group(), to.tokens);
   const Extent out_heads{shape.heads, shape.head_dim};
   const Extent out_rows{p.out.rows, p.out.stride};
-  to.out = make_tensor_map(p.out.data, DType::kBF16, shape.head_dim, out_heads, out_rows, to.group, to.tokens);
-  to.out_row = make_tensor_map(p.out.data, DType::kBF16, shape.head_dim, out_heads, out_rows, to.group, 1);
+  to.out = make_tensor_map(p.out.data, DType::kBF16, shape.head_dim, out_heads, out_rows, shape.group(), to.tokens);
+  to.out_row = make_tensor_map(p.out.data, DType::kBF16, shape.head_dim, out_heads, out_rows, shape.group(), 1);
   const KvHeadView& head = p.fresh.heads[0];
   const Extent rows{head.rows, head.stride};
   const Extent keys{shape.kv_heads, head_stride(p.fresh, &KvHeadView::k)};
@@ -99,23 +99,22 @@ bool attention_sm90_takes(const Context& context, const AttentionParams& p) {
 void attention_sm90(const Context& context, const AttentionParams& p) {
   const HeadShape& shape = p.shape;
   Params to{};
+  to.kv_heads = static_cast<std::int32_t>(shape.kv_heads);
+  to.group = static_cast<std::int32_t>(shape.group());
   to.head_dim = static_cast<std::int32_t>(shape.head_dim);
+  to.tokens = sm90::kWarpgroupRows / to.group;
   // Half of L2 is what K and V of all heads may take before heads go one after the other.
   const std::int64_t key_bytes = 4 * shape.head_dim * shape.kv_heads;
   const auto tiles = sm90::device_tiles(
       context, *p.plan,
-      {.group = static_cast<std::int32_t>(shape.group()),
-       .kv_heads = static_cast<std::int32_t>(shape.kv_heads),
+      {.tile_rows = to.tokens * sm90::kConsumers,
+       .kv_heads = to.kv_heads,
        .sms = context.cuda->sms,
        .long_keys = static_cast<std::int32_t>(static_cast<std::int64_t>(context.cuda->l2_bytes) / (2 * key_bytes))});
-  to.group = tiles->packed;
-  to.tokens = sm90::kWarpgroupRows / to.group;
-  to.head_tiles = static_cast<std::int32_t>(shape.heads) / to.group;
-  to.sharing = to.head_tiles / static_cast<std::int32_t>(shape.kv_heads);
   to.tiles = tiles->tiles.as<const sm90::AttentionTile>();
   to.segments = tiles->segments.as<const sm90::KeySegment>();
   to.next = tiles->next.as<std::int32_t>();
-  to.items = tiles->tile_count * to.head_tiles;
+  to.items = tiles->tile_count * to.kv_heads;
   to.tile_count = tiles->tile_count;
   to.interleaved = tiles->interleaved;
   // Every block has a first item of its own.
@@ -126,7 +125,7 @@ void attention_sm90(const Context& context, const AttentionParams& p) {
   to.lse_stride = p.q.rows;
   make_maps(p, to);
   const int dims = padded_dim(shape.head_dim);
-  const std::int64_t partial_rows = std::int64_t{tiles->slots} * to.head_tiles * sm90::kSlots;
+  const std::int64_t partial_rows = std::int64_t{tiles->slots} * to.kv_heads * sm90::kSlots;
   const Buffer partial(context, partial_rows * dims * static_cast<std::int64_t>(sizeof(float)));
   const Buffer sums(context, partial_rows * static_cast<std::int64_t>(sizeof(float2)));
   to.partial = partial.as<float>();
@@ -143,7 +142,7 @@ void attention_sm90(const Context& context, const AttentionParams& p) {
   if (tiles->split_count > 0)
     sm90::merge_partials(context, {.splits = tiles->splits.as<const sm90::SplitRows>(),
                                    .split_count = tiles->split_count,
-                                   .head_tiles = to.head_tiles,
+                                   .kv_heads = to.kv_heads,
                                    .group = to.group,
                                    .head_dim = to.head_dim,
                                    .dims = dims,

@@ -239,7 +239,7 @@ class Consumer : Softmax<D> {
                                                 const TileHeader& tile) const {
     const int quad = threadIdx.x % 4;
     const int packed = warpgroup_ * kWarpgroupRows + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4 + 8 * r;
-    const std::int64_t at = (static_cast<std::int64_t>(tile.slot) * p_.head_tiles + tile.head) * kSlots + packed;
+    const std::int64_t at = (static_cast<std::int64_t>(tile.slot) * p_.kv_heads + tile.head) * kSlots + packed;
     float* to = p_.partial + at * D + 2 * quad;
 #pragma unroll
     for (int j = 0; j < D / 8; ++j) *reinterpret_cast<float2*>(to + 8 * j) = {o[4 * j + 2 * r], o[4 * j + 2 * r + 1]};

@@ -13,15 +13,15 @@ constexpr int kWarps = 4;
 /// head_dim; two passes over the sums, one over the rest.
 __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const MergeParams p) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const SplitRows split = p.splits[blockIdx.y / static_cast<unsigned>(p.head_tiles)];
-  const int head_tile = static_cast<int>(blockIdx.y) % p.head_tiles;
+  const SplitRows split = p.splits[blockIdx.y / static_cast<unsigned>(p.kv_heads)];
+  const int kv_head = static_cast<int>(blockIdx.y) % p.kv_heads;
   const int index = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
   const int token = index / p.group;  // of the tile
   const int row = split.first + token;
   if (row >= split.end) return;
   const int packed = token / p.tokens * kRowsOfWarpgroup + token % p.tokens * p.group + index % p.group;
-  const std::int64_t slot_rows = std::int64_t{p.head_tiles} * 2 * kRowsOfWarpgroup;
-  const std::int64_t first = split.slot_begin * slot_rows + head_tile * 2 * kRowsOfWarpgroup + packed;
+  const std::int64_t slot_rows = std::int64_t{p.kv_heads} * 2 * kRowsOfWarpgroup;
+  const std::int64_t first = split.slot_begin * slot_rows + kv_head * 2 * kRowsOfWarpgroup + packed;
   // Parts have references of their own, within 2^60 of what they saw: the largest log-sum-exp is the common one.
   float top = -INFINITY;
   for (int n = lane; n < split.slots; n += 32) {
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const MergeParams p)
       if (lane + 32 * i < p.head_dim) o[i] += from[lane + 32 * i] * weight;
   }
   const float inverse = l == 0 ? 0.0F : 1.0F / l;
-  const int head = head_tile * p.group + index % p.group;
+  const int head = kv_head * p.group + index % p.group;
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     if (lane + 32 * i < p.head_dim)
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const MergeParams p)
 
 void merge_partials(const Context& context, const MergeParams& params) {
   const auto rows = static_cast<unsigned>(ceil_div(2 * params.tokens * params.group, kWarps));
-  const dim3 grid(rows, static_cast<unsigned>(params.split_count * params.head_tiles));
+  const dim3 grid(rows, static_cast<unsigned>(params.split_count * params.kv_heads));
   merge_kernel<<<grid, 32 * kWarps, 0, stream_of(context)>>>(params);
   check_launch("attention_sm90_merge");
 }

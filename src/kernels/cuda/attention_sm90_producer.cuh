@@ -40,7 +40,7 @@ class Producer {
         const KeySegment next_mine = segment_of(next);
         const int head = place_of(from_lane(held_item, n)).head;
         load_queries(tile, head);
-        load_keys(tile, mine, head / p_.sharing);
+        load_keys(tile, mine, head);
         tile = next;
         mine = next_mine;
       }
@@ -59,7 +59,7 @@ class Producer {
       const int taken = take_item();
       const int head = place_of(item).head;
       load_queries(tile, head);
-      load_keys(tile, mine, head / p_.sharing);
+      load_keys(tile, mine, head);
       item = next;
       next = from_lane(taken, 0);
       tile = next_tile;
@@ -76,8 +76,8 @@ class Producer {
     int tile, head;
   };
   __device__ Place place_of(int item) const {
-    const int first = p_.interleaved * p_.head_tiles;
-    if (item < first) return {item / p_.head_tiles, item % p_.head_tiles};
+    const int first = p_.interleaved * p_.kv_heads;
+    if (item < first) return {item / p_.kv_heads, item % p_.kv_heads};
     const int rest = p_.tile_count - p_.interleaved;
     return {p_.interleaved + (item - first) % rest, (item - first) / rest};
   }

@@ -8,6 +8,7 @@
 /// What the producer and the consumers of the Hopper attention kernel share: parameters, shared memory, barriers.
 namespace purekv::cuda::sm90 {
 
+inline constexpr int kWarpgroupRows = 64;  ///< packed rows (tokens x group) of a consumer warpgroup
 inline constexpr int kConsumers = 2;
 inline constexpr int kStepKeys = 128;  ///< keys of a step: one K and one V stage
 inline constexpr int kThreads = 128 * (kConsumers + 1);
@@ -21,19 +22,16 @@ struct Params {
   const AttentionTile* tiles;
   const KeySegment* segments;
   std::int32_t* next;                    ///< hands out the items after the fixed rounds
-  std::int32_t items;                    ///< tiles x head_tiles
+  std::int32_t items;                    ///< tiles x KV heads
   std::int32_t tile_count, interleaved;  ///< this many first tiles come with all their heads, the rest head by head
   std::int32_t rounds;                   ///< items n * blocks + block, n < rounds, are each block's own
-  std::int32_t head_tiles;               ///< heads / group
-  std::int32_t group;                    ///< heads of a tile
-  std::int32_t sharing;                  ///< head tiles of a KV head
-  std::int32_t head_dim;
+  std::int32_t kv_heads, group, head_dim;
   std::int32_t tokens;  ///< query rows of a warpgroup: 64 / group
   float scale_log2;
   float* lse;  ///< [heads][rows] or null
   std::int64_t lse_stride;
-  float* partial;        ///< [slots][head_tiles][128][D], unnormalised
-  float2* partial_sums;  ///< [slots][head_tiles][128] reference (natural logits) and sum
+  float* partial;        ///< [slots][kv_heads][128][D], unnormalised
+  float2* partial_sums;  ///< [slots][kv_heads][128] reference (natural logits) and sum
 };
 
 /// Columns of a step that some rows do not see: groups [begin, end) of eight columns. Row i sees column c of them

@@ -11,8 +11,6 @@ namespace {
 constexpr std::int64_t kStepKeys = 128;
 /// Split tiles have pieces of no fewer keys: below it the partial results cost more than the balance gains.
 constexpr std::int64_t kLeastPiece = 1024;
-/// Heads leave the packing for half a percent less work.
-constexpr double kWorthwhile = 0.995;
 
 std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -72,16 +70,6 @@ std::vector<RowTile> make_row_tiles(const AttentionPlan& plan, std::int32_t tile
   return tiles;
 }
 
-std::int32_t tile_rows(std::int32_t packed) { return 2 * (kWarpgroupRows / packed); }
-
-/// Columns that the products of all tiles go through, in the units of their shapes.
-std::int64_t work_of(const std::vector<RowTile>& tiles) {
-  constexpr std::int64_t kUnit = 32;
-  std::int64_t work = 0;
-  for (const RowTile& tile : tiles) work += round_up(tile.columns, kUnit);
-  return work;
-}
-
 /// Tiles far above the mean first, the longest of them before all; the rest backwards, so that causal rows come
 /// longest first too and the tiles of a frame stay together. Returns how many are far above.
 std::size_t sort_tiles(std::vector<RowTile>& tiles) {
@@ -128,7 +116,7 @@ class Lister {
   /// Ends the tiles far above the mean.
   void end_outliers() { outliers_ = list_.tiles.size(); }
 
-  TileList take(const TileRequest& request, std::int32_t packed) && {
+  TileList take(const TileRequest& request) && {
     const auto longest = [this](std::size_t from) {
       return from < columns_.size()
                  ? *std::max_element(columns_.begin() + static_cast<std::ptrdiff_t>(from), columns_.end())
@@ -136,8 +124,7 @@ class Lister {
     };
     const bool by_head = longest(outliers_) > request.long_keys;
     const std::size_t interleaved = by_head ? outliers_ : columns_.size();
-    const std::int32_t heads = by_head ? 1 : request.kv_heads * request.group / packed;
-    list_.packed = packed;
+    const std::int32_t heads = by_head ? 1 : request.kv_heads;
     // Fixed turns leave blocks apart by up to the longest tile: so much work again, and more, is left to share.
     const std::int64_t least = 5 * longest(0) * request.sms / 2;
     std::int64_t columns = 0;
@@ -169,27 +156,19 @@ class Lister {
 }  // namespace
 
 TileList make_tiles(const AttentionPlan& plan, const TileRequest& request) {
-  std::int32_t packed = request.group;
-  std::vector<RowTile> tiles = make_row_tiles(plan, tile_rows(packed));
-  if (kWarpgroupRows % packed != 0) {
-    std::vector<RowTile> alone = make_row_tiles(plan, tile_rows(1));
-    if (static_cast<double>(work_of(alone)) * packed < kWorthwhile * static_cast<double>(work_of(tiles))) {
-      tiles = std::move(alone);
-      packed = 1;
-    }
-  }
+  std::vector<RowTile> tiles = make_row_tiles(plan, request.tile_rows);
   const std::size_t outliers = sort_tiles(tiles);
   std::int64_t total = 0;
   for (const RowTile& tile : tiles) total += tile.columns;
   // A third of a multiprocessor's share: no tile then holds up the end by more than that.
-  const std::int64_t share = total * request.kv_heads * request.group / packed / std::max(1, request.sms);
+  const std::int64_t share = total * request.kv_heads / std::max(1, request.sms);
   const std::int64_t most = std::max(kLeastPiece, round_up(share / 3, kStepKeys));
   Lister lister;
   for (std::size_t n = 0; n < tiles.size(); ++n) {
     if (n == outliers) lister.end_outliers();
     lister.add(tiles[n], most);
   }
-  return std::move(lister).take(request, packed);
+  return std::move(lister).take(request);
 }
 
 std::shared_ptr<const DeviceTiles> device_tiles(const Context& context, const AttentionPlan& plan,
@@ -201,7 +180,6 @@ std::shared_ptr<const DeviceTiles> device_tiles(const Context& context, const At
   made->tile_count = static_cast<std::int32_t>(list.tiles.size());
   made->split_count = static_cast<std::int32_t>(list.splits.size());
   made->slots = list.slots;
-  made->packed = list.packed;
   made->interleaved = list.interleaved;
   made->shared = list.shared;
   made->tiles = to_device(context, list.tiles);

@@ -20,8 +20,7 @@ struct alignas(16) KeySegment {
   std::int32_t first = 0, count = 0, high = kFar, low = -kFar;
 };
 
-/// Query rows [first, end), at most two warpgroups of them with their heads, and what they see. Never without a
-/// segment.
+/// Query rows [first, end), at most two warpgroups of them, and what they see. Never without a segment.
 struct alignas(16) AttentionTile {
   std::int32_t first = 0, end = 0;
   std::int32_t segment_begin = 0, segment_end = 0;
@@ -35,11 +34,8 @@ struct alignas(16) SplitRows {
   std::int32_t slot_begin = 0, slots = 0;
 };
 
-/// Packed rows (query rows x heads) of a warpgroup, of which a tile has two.
-inline constexpr std::int32_t kWarpgroupRows = 64;
-
 struct TileRequest {
-  std::int32_t group = 1;  ///< query heads of a KV head
+  std::int32_t tile_rows = 0;  ///< query rows a tile
   std::int32_t kv_heads = 0;
   std::int32_t sms = 0;
   std::int32_t long_keys = 0;  ///< tiles with more keys than this run head by head, whose K and V then stay in L2
@@ -51,10 +47,7 @@ struct TileList {
   std::vector<KeySegment> segments;
   std::vector<SplitRows> splits;
   std::int32_t slots = 0;
-  /// Heads whose rows lie in one tile: the group, so that tiles have few query rows and fit the shape of a mask, or 1,
-  /// where the rows that 64 / group leaves empty (one of 64 at a group of 7) cost more.
-  std::int32_t packed = 1;
-  /// Items are (tile, packed heads): first these many tiles with all their heads, then the rest head by head.
+  /// Items are (tile, KV head): first these many tiles with all their heads, then the rest head by head.
   std::int32_t interleaved = 0;
   std::int32_t shared = 0;  ///< this many last items are handed out to whoever is free, the others in fixed turns
 };
@@ -65,7 +58,7 @@ TileList make_tiles(const AttentionPlan& plan, const TileRequest& request);
 /// The list on the device, and the counter that hands out tiles.
 struct DeviceTiles final : AttentionPlan::Prepared {
   TileRequest request;
-  std::int32_t tile_count = 0, split_count = 0, slots = 0, packed = 1, interleaved = 0, shared = 0;
+  std::int32_t tile_count = 0, split_count = 0, slots = 0, interleaved = 0, shared = 0;
   Buffer tiles, segments, splits, next;
 };
 

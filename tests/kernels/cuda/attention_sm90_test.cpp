@@ -248,46 +248,13 @@ TEST_F(AttentionSm90Test, SaysNoToWhatItCannotDo) {
   EXPECT_FALSE(cuda::attention_sm90_takes(context_, p)) << "float32";
 }
 
-/// Heads leave a tile where their group wastes rows of it: dense rows of some hundred keys at groups of 5 and 6.
-TEST_F(AttentionSm90Test, HeadsApart) {
-  const AttentionPlan plan = dense(2300);
-  ASSERT_EQ(cuda::sm90::make_tiles(plan, {.group = 5, .kv_heads = 1, .sms = 132, .long_keys = 12000}).packed, 1);
-  check({.heads = 5, .kv_heads = 1, .head_dim = 64, .padding = 8}, plan);
-  check({.heads = 12, .kv_heads = 2, .key_scale = 8}, plan);
-  check({.heads = 6, .kv_heads = 1, .head_dim = 80, .keys = 2500}, plan);
-  // A prompt of which most rows see everything: rows split over their keys, whose partial results meet.
-  AttentionPlan few = dense(130);
-  few.ranges[0].count = 9000;
-  few.ranges[0].causal = false;
-  check({.heads = 5, .kv_heads = 1, .head_dim = 64, .keys = 9000}, few);
-}
-
-TEST(AttentionSm90Tiles, PackHeadsWhereThatSavesWork) {
-  const auto packed = [](const AttentionPlan& plan, std::int32_t group) {
-    return cuda::sm90::make_tiles(plan, {.group = group, .kv_heads = 4, .sms = 132, .long_keys = 12000}).packed;
-  };
-  const auto dense = [](std::int32_t rows) {
-    return make_plan(make_frame_table(rows, {}), {.pattern = Pattern::kDense, .block_rows = kWholeBlocks});
-  };
-  EXPECT_EQ(packed(dense(64), 7), 7) << "rows of other heads fill the tile";
-  EXPECT_EQ(packed(dense(1024), 7), 7);
-  EXPECT_EQ(packed(dense(65536), 7), 1) << "one row of 64 would stay empty";
-  EXPECT_EQ(packed(dense(65536), 8), 8) << "none would";
-  EXPECT_EQ(packed(dense(65536), 1), 1);
-  std::vector<FrameSpan> spans;
-  for (std::int32_t i = 0; i < 32; ++i) spans.push_back({32 + i * 256, 0, i, 16, 16});
-  const AttentionPlan frames = make_plan(make_frame_table(32 + 32 * 256 + 40, spans),
-                                         {.pattern = Pattern::kSpatialTemporal, .block_rows = kWholeBlocks});
-  EXPECT_EQ(packed(frames, 7), 7) << "few query rows follow the frames' shape";
-}
-
 TEST(AttentionSm90Tiles, CoverEveryRowOnceAndSplitOnlyTheLong) {
   std::vector<FrameSpan> spans;
   for (std::int32_t i = 0; i < 64; ++i) spans.push_back({32 + i * 64, 0, i, 8, 8});
   const AttentionPlan plan = make_plan(make_frame_table(32 + 64 * 64 + 40, spans),
                                        {.pattern = Pattern::kSpatialTemporal, .block_rows = kWholeBlocks});
   const cuda::sm90::TileList list =
-      cuda::sm90::make_tiles(plan, {.group = 7, .kv_heads = 4, .sms = 132, .long_keys = 12000});
+      cuda::sm90::make_tiles(plan, {.tile_rows = 18, .kv_heads = 4, .sms = 132, .long_keys = 12000});
   std::vector<int> covered(32 + 64 * 64 + 40);
   for (const cuda::sm90::AttentionTile& tile : list.tiles) {
     EXPECT_LT(tile.segment_begin, tile.segment_end);
