@@ -119,7 +119,8 @@ class StoreGated {
 };
 
 /// 2 * 2 * rows in cols FLOPs; what a tile and a step take stands in product_sm90.cuh. Writes 2 bytes an element of
-/// out.
+/// out. Measured on one H200 at its power limit, against the two products alone on cuBLASLt: 32,864 x 3,584 x 18,944
+/// bf16 13.3 ms (13.2), fp8 6.7 (6.8), 24,576 x 1,280 x 3,424 with biases 0.66 (0.69).
 template <Term kTerm>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     gated_kernel(const __grid_constant__ GatedKernel p) {

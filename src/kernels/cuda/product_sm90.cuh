@@ -19,9 +19,9 @@
 /// the tensor cores, sets the clock. So tiles are as large as registers allow, and stages of operands take all of the
 /// shared memory: results leave from registers.
 ///
-/// Tried and not faster (H200, 32k x 3,584 x 18,944): tiles of 128 x 256 whose blocks share weights (clock 4 % lower),
-/// three stages and results through shared memory, steps of 64 bytes (clock 4 % lower), a second warpgroup that runs
-/// some steps behind, warpgroups that take tiles in turn, no multicast.
+/// Tried and slower (H200, 32k x 3,584 x 18,944; docs/benchmarks.md has clocks and cycles): tiles of 128 x 256 whose
+/// blocks share weights (2 %), three stages and results through shared memory (5 % more cycles), steps of 64 bytes (3
+/// %), a second warpgroup that runs some steps behind, warpgroups that take tiles in turn, no multicast.
 namespace purekv::cuda::products {
 
 inline constexpr int kCluster = 2;
