@@ -174,10 +174,10 @@ def prefill_row(lab, name, length, bar, cells, repeat) -> dict:
     shortest, longest = length == s.prefill[0][1], length == s.prefill[-1][1]
     against_peers = cells == s.cells[0]
     flags = ("prefill", *s.shape.flags(), *_prompt(s, length, cells))
-    full, fifth, fp8 = (*flags, "--method", "full"), (*flags, "--budget", "20%"), ("--weights", "fp8")
-    ours = [Ours(FULL, full, repeat), Ours(FIFTH, fifth, repeat)]
+    full, cut, fp8 = (*flags, "--method", "full"), (*flags, "--budget", "20%"), ("--weights", "fp8")
+    ours = [Ours(FULL, full, repeat), Ours(FIFTH, cut, repeat)]
     if longest and against_peers:
-        ours += [Ours(FULL_FP8, (*full, *fp8), repeat), Ours(FIFTH_FP8, (*fifth, *fp8), repeat)]
+        ours += [Ours(FULL_FP8, (*full, *fp8), repeat), Ours(FIFTH_FP8, (*cut, *fp8), repeat)]
     rows = PREFIX + length + QUESTION
     kinds = [("sdpa", SDPA)] + ([("eager", EAGER)] if shortest else [])
     peers = [Peer(label, lambda kind=kind: lab.peers.prefill(rows, kind, 1 if longest else 3)) for kind, label in kinds]

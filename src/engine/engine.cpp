@@ -120,7 +120,7 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
       kFloat * (config.heads.head_dim + config.heads.heads) + between * (config.hidden + 2 * width);
   const std::int64_t at_once = std::min(chunk, rows);
   const bool stores_qkv = rope_linear_stores(context, config.heads, at_once, config.hidden);
-  const std::int64_t qkv = stores_qkv ? width + 2 * config.heads.kv_heads * config.heads.head_dim : 0;
+  const std::int64_t qkv = stores_qkv ? config.heads.qkv_cols() : 0;
   const bool stores_up = mlp_stores_up(context, at_once, config.hidden, config.ffn);
   const std::int64_t scaled = weights == DType::kFp8 ? 1 : 0;  // fp8 weights read the inner rows in a byte each
   const std::int64_t inner = config.ffn * ((stores_up ? 2 : 1) * between + scaled);

@@ -7,8 +7,9 @@ namespace purekv {
 
 void rope_linear(const Context& context, const RopeLinearParams& params) {
   const RopeLinearParams& p = params;
-  const std::int64_t cols = (p.to.shape.heads + 2 * p.to.shape.kv_heads) * p.to.shape.head_dim;
-  PUREKV_ASSERT(p.w.weight.rows == cols && p.w.weight.cols == p.x.cols && p.to.q.rows == p.x.rows);
+  const HeadShape& shape = p.to.shape;
+  PUREKV_ASSERT(p.w.weight.rows == shape.qkv_cols() && p.w.weight.cols == p.x.cols);
+  PUREKV_ASSERT(p.to.q.rows == p.x.rows && p.to.q.cols == shape.heads * shape.head_dim);
   if (p.x.rows == 0) return;
   if constexpr (kHasCuda)
     if (context.backend == Backend::kCuda) return cuda::rope_linear(context, p);

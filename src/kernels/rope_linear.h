@@ -16,7 +16,8 @@ struct RopeLinearParams {
 };
 
 /// 2 rows in out FLOPs, and what rope_split says of the rotation. Where one kernel makes both (Hopper, some hundred
-/// rows, head_dim 64 or 128) the product is rounded once, after its rotation, and never stored.
+/// rows, head_dim 64 or 128) the product is rounded once, after its rotation, and never stored. Throws Error(kInternal)
+/// on shapes that do not fit.
 void rope_linear(const Context& context, const RopeLinearParams& params);
 
 /// Whether the product of so many rows has to be stored.

@@ -34,7 +34,7 @@ NormOperand Decoder::norm(const Buffer& weight, std::int64_t rows) const {
 
 void Decoder::warm(std::int64_t rows) const {
   work(work_.normed, rows, config_.hidden);
-  work(work_.qkv, rows, (config_.heads.heads + 2 * config_.heads.kv_heads) * config_.heads.head_dim);
+  work(work_.qkv, rows, config_.heads.qkv_cols());
   work(work_.gate, rows, config_.ffn);
   work(work_.up, rows, config_.ffn);
 }
@@ -50,7 +50,7 @@ MatrixView Decoder::project(std::int64_t layer, const ConstMatrixView& hidden) c
   const std::int64_t q_width = config_.heads.heads * config_.heads.head_dim;
   const std::int64_t kv_width = config_.heads.kv_heads * config_.heads.head_dim;
   const NormOperand input_norm = norm(w.input_norm, hidden.rows);
-  const MatrixView qkv = work(work_.qkv, hidden.rows, q_width + 2 * kv_width);
+  const MatrixView qkv = work(work_.qkv, hidden.rows, config_.heads.qkv_cols());
   if (w.qkv.weight.data != nullptr) {
     linear(context_, {.x = hidden, .norm = input_norm, .w = w.qkv.operand(), .out = qkv});
     return qkv;
@@ -72,11 +72,10 @@ void Decoder::project_heads(std::int64_t layer, const ConstMatrixView& hidden, c
     return rope_split(context_, split);
   }
   const bool stores = rope_linear_stores(context_, heads, hidden.rows, config_.hidden);
-  const std::int64_t cols = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
   rope_linear(context_, {.x = hidden,
                          .norm = norm(w.input_norm, hidden.rows),
                          .w = w.qkv.operand(),
-                         .work = stores ? work(work_.qkv, hidden.rows, cols) : MatrixView(),
+                         .work = stores ? work(work_.qkv, hidden.rows, heads.qkv_cols()) : MatrixView(),
                          .to = to});
 }
 

@@ -32,8 +32,7 @@ class Decoder {
   /// Embedding rows of `ids` (host) into out [ids, hidden].
   void embed(std::span<const std::int32_t> ids, const MatrixView& out) const;
   /// The fused projection of hidden rows, normed first: [rows, (heads + 2 kv_heads) * head_dim], before RoPE, as a
-  /// decode step reads it. The view
-  /// is the decoder's own memory until the next call.
+  /// decode step reads it. The view is the decoder's own memory until the next call.
   [[nodiscard]] MatrixView project(std::int64_t layer, const ConstMatrixView& hidden) const;
   /// Queries, keys and values of hidden rows, normed first, rotated and taken apart: `to` says where they go.
   void project_heads(std::int64_t layer, const ConstMatrixView& hidden, const RopeSplitParams& to) const;

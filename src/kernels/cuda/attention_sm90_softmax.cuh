@@ -45,10 +45,7 @@ struct RowState {
 template <int D>
 class Softmax {
  public:
-  /// The warpgroup from one lane, so that the compiler knows that a warp's lanes agree: descriptors of products then
-  /// live in the warp's registers.
-  __device__ explicit Softmax(const Params& params)
-      : p_(params), warpgroup_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 128, 0) - 1) {
+  __device__ explicit Softmax(const Params& params) : p_(params), warpgroup_(hopper::warpgroup() - 1) {
     const int row = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

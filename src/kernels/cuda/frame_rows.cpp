@@ -79,9 +79,12 @@ std::vector<CellTile> small_items(const FrameTable& table, const HeadShape& shap
 
 std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, const HeadShape& shape) {
   const std::int64_t group = shape.group();
-  if (auto kept = std::dynamic_pointer_cast<const FrameRows>(table.prepared); kept && kept->group == group) return kept;
+  if (auto kept = std::dynamic_pointer_cast<const FrameRows>(table.prepared);
+      kept && kept->group == group && kept->kv_heads == shape.kv_heads)
+    return kept;
   auto made = std::make_shared<FrameRows>();
   made->group = group;
+  made->kv_heads = shape.kv_heads;
   made->earlier = to_device(context, earlier_rows(table));
   const std::vector<FrameTile> tiles = frame_tiles(table, group);
   made->tiles = to_device(context, tiles);

@@ -35,7 +35,7 @@ inline constexpr std::int32_t kNoEarlierRow = -1, kTextRow = -2;
 
 /// A frame table on the device, kept with it.
 struct FrameRows final : FrameTable::Prepared {
-  std::int64_t group = 0;
+  std::int64_t group = 0, kv_heads = 0;
   Buffer earlier;  ///< [rows] int32: the row of the same cell one frame earlier in a grid of the same size
   Buffer tiles;    ///< FrameTile, longest first within a frame
   std::int64_t tile_count = 0;
@@ -47,7 +47,7 @@ struct FrameRows final : FrameTable::Prepared {
   Buffer next_item;  ///< uint32: 0 between two launches of a kernel that hands out its items with it
 };
 
-/// The device copy of `table` for query groups of that shape, made at the first call.
+/// The device copy of `table` for heads of that shape, made at the first call.
 std::shared_ptr<const FrameRows> frame_rows(const Context& context, const FrameTable& table, const HeadShape& shape);
 
 }  // namespace purekv::cuda

@@ -1,7 +1,5 @@
 #include "kernels/cuda/gated_linear_sm90.h"
 
-#include <cuda_bf16.h>
-
 #include "base/fail.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ops.h"
@@ -61,7 +59,12 @@ class StoreGated {
   }
 
   __device__ __forceinline__ void store(const Place& place, int half, const GatedTile::Sums& d) const {
-    if (kTerm != Term::kNone && half == 0) share_terms();
+    if (kTerm != Term::kNone && half == 0)
+      share(warpgroup_, [&] {
+        if (thread_ >= kOutCols) return;
+        terms_[thread_] = gate_term_;
+        terms_[kOutCols + thread_] = up_term_;
+      });
     const int row = first_row(place, warpgroup_, half);
     const int quad = thread_ % 4;
 #pragma unroll
@@ -84,16 +87,6 @@ class StoreGated {
   }
 
  private:
-  /// The tile before has been stored by all: this warpgroup meets once more before anyone reads them.
-  __device__ __forceinline__ void share_terms() const {
-    hopper::named_sync(1 + warpgroup_, 128);
-    if (thread_ < kOutCols) {
-      terms_[thread_] = gate_term_;
-      terms_[kOutCols + thread_] = up_term_;
-    }
-    hopper::named_sync(1 + warpgroup_, 128);
-  }
-
   __device__ __forceinline__ std::uint32_t gated_pair(const float* gate, const float* up, int col, float by) const {
     float2 g{0, 0};
     float2 u{0, 0};

@@ -12,7 +12,7 @@ struct GatedProduct {
   MatrixView out;                   ///< [rows, ffn] bf16
 };
 
-/// Whether there are rows enough to fill the device, on boundaries that the copy engine takes.
+/// Whether there are rows enough to be worth it, everything on boundaries of 16 bytes.
 bool gated_sm90_takes(const Context& context, const GatedProduct& product);
 
 void gated_sm90(const Context& context, const GatedProduct& product);

@@ -150,6 +150,10 @@ __device__ __forceinline__ void store_matrices(std::uint32_t address, const std:
 
 // ---- registers of a warpgroup ----
 
+/// This thread's warpgroup, from one lane, so that the compiler knows that a warp's lanes agree: descriptors of
+/// products then live in the warp's registers, and no product waits for four moves.
+__device__ __forceinline__ int warpgroup() { return __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 128, 0); }
+
 template <int kRegisters>
 __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));

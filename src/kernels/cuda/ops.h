@@ -42,7 +42,7 @@ void gram(const Context& context, const GramParams& params);
 void join_scores(const Context& context, const JoinScoresParams& params);
 void linear(const Context& context, const LinearParams& params);
 void mlp(const Context& context, const MlpParams& params);
-/// Whether rows enough fill the kernel that makes the gated half of an MLP at once.
+/// Whether rows are enough for the kernel that makes the gated half of an MLP at once.
 bool gated_in_one(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t out);
 void pack_gram(const Context& context, const HeadShape& shape, const float* gram, void* packed);
 std::int64_t packed_gram_bytes(const Context& context, const HeadShape& shape);
@@ -55,7 +55,7 @@ void rms_norm(const Context& context, const RmsNormParams& params);
 void rope_attention(const Context& context, const RopeAttentionParams& params);
 bool rope_attention_takes(const Context& context, const RopeAttentionParams& params);
 void rope_linear(const Context& context, const RopeLinearParams& params);
-/// Whether rows enough fill the kernel that makes a projection and its rotation at once.
+/// Whether one kernel makes a projection and its rotation: rows enough, a head_dim that it knows.
 bool rope_in_one(const Context& context, const HeadShape& shape, std::int64_t rows, std::int64_t in);
 void rope_split(const Context& context, const RopeSplitParams& params);
 void rope_table(const Context& context, const RopeTableParams& params);

@@ -19,9 +19,10 @@
 /// the tensor cores, sets the clock. So tiles are as large as registers allow, and stages of operands take all of the
 /// shared memory: results leave from registers.
 ///
-/// Tried and slower (H200, 32k x 3,584 x 18,944; docs/benchmarks.md has clocks and cycles): tiles of 128 x 256 whose
+/// Tried without gain (H200, 32k x 3,584 x 18,944; docs/benchmarks.md has clocks and cycles): tiles of 128 x 256 whose
 /// blocks share weights (2 %), three stages and results through shared memory (5 % more cycles), steps of 64 bytes (3
-/// %), a second warpgroup that runs some steps behind, warpgroups that take tiles in turn, no multicast.
+/// %), a second warpgroup that runs some steps behind (fp8 in tiles of 128 x 256 alone gained), warpgroups that take
+/// tiles in turn, no multicast.
 namespace purekv::cuda::products {
 
 inline constexpr int kCluster = 2;
@@ -214,6 +215,15 @@ __device__ __forceinline__ RowScales read_row_scales(const Product& p, int row) 
   return scales;
 }
 
+/// Lets a warpgroup write what all of it reads: once all have read what lay there for the tile before, and before
+/// anyone reads what lies there now.
+template <class Write>
+__device__ __forceinline__ void share(int warpgroup, const Write& write) {
+  hopper::named_sync(1 + warpgroup, 128);
+  write();
+  hopper::named_sync(1 + warpgroup, 128);
+}
+
 /// Four groups of eight bf16 columns of a row, of which each lane of a quad has a pair of columns in each: leaves lane
 /// n with all of group n, 16 bytes.
 __device__ __forceinline__ uint4 gather_group(std::uint32_t (&pairs)[4]) {
@@ -247,9 +257,7 @@ __device__ __forceinline__ void run(const Params& params, const Weights& weights
     if (threadIdx.x == 0) produce<T, kFp8 ? kLine : kLine / 2>(p, weights, shared, rank);
   } else {
     hopper::take_registers<kConsumerRegisters>();
-    // From one lane, so that the compiler knows that a warp's lanes agree: descriptors then live in the warp's
-    // registers, and no product waits for four moves.
-    const int warpgroup = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 128, 0) - 1;
+    const int warpgroup = hopper::warpgroup() - 1;
     typename T::Sums d[kHalves];
     Consumer<T, kFp8> consumer(shared, warpgroup);
     Store store(params, shared, warpgroup);
@@ -288,9 +296,9 @@ inline CUtensorMap map_of(const ConstMatrixView& m, std::int64_t rows) {
 
 inline int most_clusters(const Context& context) { return context.cuda->sms / kCluster; }
 
-/// From a cluster's rows on; where tiles come in several waves, from 384 rows: two products of 3,584 x 18,944 take 0.11
-/// and 0.14 ms at 256 and 257 rows, one kernel for both 0.13 and 0.22, and from 400 rows on it takes no longer than
-/// they (H200).
+/// From a cluster's rows on; where tiles come in several waves, from 384 rows. Measured on the gated kernel in an
+/// earlier form, tiles of 128 rows x 128 columns of out (H200): two products of 3,584 x 18,944 take 0.11 and 0.14 ms at
+/// 256 and 257 rows, one kernel for both 0.13 and 0.22, and from 400 rows on it takes no longer than they.
 template <class T>
 bool is_worth_own(const Context& context, std::int64_t rows, std::int64_t in, std::int64_t col_tiles) {
   constexpr std::int64_t kSeveralWaves = 384;

@@ -1,7 +1,5 @@
 #include "kernels/cuda/rope_linear_sm90.h"
 
-#include <cuda_bf16.h>
-
 #include "base/fail.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ops.h"
@@ -74,7 +72,11 @@ class StoreHeads {
   }
 
   __device__ __forceinline__ void store(const Place& place, int half, const RopeTile::Sums& d) const {
-    if (half == 0) share_terms();
+    if (half == 0)
+      share(warpgroup_, [&] {
+        terms_[thread_] = bias_;
+        if constexpr (kFp8) terms_[RopeTile::kCols + thread_] = scale_;
+      });
     const int row = first_row(place, warpgroup_, half);
 #pragma unroll
     for (int n = 0; n < RopeTile::kCols / D; ++n) {
@@ -88,14 +90,6 @@ class StoreHeads {
   }
 
  private:
-  /// The tile before has been stored by all: this warpgroup meets before anyone writes, and before anyone reads.
-  __device__ __forceinline__ void share_terms() const {
-    hopper::named_sync(1 + warpgroup_, 128);
-    terms_[thread_] = bias_;
-    if constexpr (kFp8) terms_[RopeTile::kCols + thread_] = scale_;
-    hopper::named_sync(1 + warpgroup_, 128);
-  }
-
   /// Four groups of eight dims from `first` on, and their partners, of this thread's two rows.
   __device__ __forceinline__ void store_groups(int head, int row, int first, const float* d, const float* terms,
                                                bool turns) const {
@@ -164,13 +158,11 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
   run<RopeTile, kFp8, StoreHeads<kFp8, D>>(p, RopeWeights{p}, raw);
 }
 
-std::int64_t cols_of(const HeadShape& shape) { return (shape.heads + 2 * shape.kv_heads) * shape.head_dim; }
-
 }  // namespace
 
 bool rope_in_one(const Context& context, const HeadShape& shape, std::int64_t rows, std::int64_t in) {
   if (shape.head_dim != 64 && shape.head_dim != 128) return false;
-  return is_worth_own<RopeTile>(context, rows, in, ceil_div(cols_of(shape), kCluster * RopeTile::kCols));
+  return is_worth_own<RopeTile>(context, rows, in, ceil_div(shape.qkv_cols(), kCluster * RopeTile::kCols));
 }
 
 bool rope_sm90_takes(const Context& context, const RopeProduct& product) {
@@ -193,7 +185,7 @@ void rope_sm90(const Context& context, const RopeProduct& product) {
   const RopeSplitParams& to = product.to;
   const HeadShape& shape = to.shape;
   const bool is_fp8 = x.dtype == DType::kFp8;
-  PUREKV_ASSERT(x.cols == w.cols && w.rows == cols_of(shape) && to.q.rows == x.rows);
+  PUREKV_ASSERT(x.cols == w.cols && w.rows == shape.qkv_cols() && to.q.rows == x.rows);
   PUREKV_ASSERT(!is_fp8 || (product.x_scales != nullptr && product.w.scales != nullptr));
   const RopeKernel p{.product = make_product(x, ceil_div(w.rows, kCluster * RopeTile::kCols), product.x_scales),
                      .w = map_of(w, RopeTile::kCols),

@@ -12,7 +12,7 @@ struct RopeProduct {
   RopeSplitParams to;
 };
 
-/// Whether there are rows enough to fill the device, on boundaries that the copy engine takes.
+/// Whether there are rows enough to be worth it, everything on boundaries of 16 bytes.
 bool rope_sm90_takes(const Context& context, const RopeProduct& product);
 
 void rope_sm90(const Context& context, const RopeProduct& product);

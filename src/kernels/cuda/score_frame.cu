@@ -69,9 +69,6 @@ __device__ RowLse finish_lse(const FramePlace& at, RowSums& sums, const float* w
   return lse;
 }
 
-/// The larger of `kept` and what the lane `step` away holds of the same: it hands this lane's `sent` over.
-__device__ float meet(float kept, float sent, int step) { return fmaxf(kept, __shfl_xor_sync(kFullWarp, sent, step)); }
-
 /// Maxima of 16 keys of a tile, which begin at `tile`, over the warp's 32 rows, into `best` of these keys and both
 /// kinds.
 template <int kParts, class Hides>
@@ -101,12 +98,12 @@ __device__ void best_of_keys(const HeldRows<kParts>& held, LaneTile tile, const 
   for (int i = 0; i < 4; ++i) {
     const float local = top[0][i / 2][i % 2];
     const float self = top[1][i / 2][i % 2];
-    key[i / 2][i % 2] = meet(kind == 0 ? local : self, kind == 0 ? self : local, 4);
+    key[i / 2][i % 2] = meet_lane(kind == 0 ? local : self, kind == 0 ? self : local, 4);
   }
   float eight[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) eight[i] = meet(e == 0 ? key[i][0] : key[i][1], e == 0 ? key[i][1] : key[i][0], 8);
-  const float last = meet(n == 0 ? eight[0] : eight[1], n == 0 ? eight[1] : eight[0], 16);
+  for (int i = 0; i < 2; ++i) eight[i] = meet_lane(e == 0 ? key[i][0] : key[i][1], e == 0 ? key[i][1] : key[i][0], 8);
+  const float last = meet_lane(n == 0 ? eight[0] : eight[1], n == 0 ? eight[1] : eight[0], 16);
   const float score = exp2_fast(fminf(last, kMostSelf));
   atomicMax(best + kind * kStreamRows + 8 * n + 2 * (lane % 4) + e, __float_as_int(score));
 }

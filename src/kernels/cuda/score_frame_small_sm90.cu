@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/score_frame_columns.cuh"
+#include "kernels/cuda/score_tiles.cuh"
 
 namespace purekv::cuda::frames {
 namespace small {
@@ -128,13 +129,9 @@ class Scorer {
     }
   }
 
-  /// The larger of `kept` and what the lane `step` away holds of the same: it hands this lane's `sent` over.
-  __device__ __forceinline__ static float meet(float kept, float sent, int step) {
-    return fmaxf(kept, __shfl_xor_sync(kFullWarp, sent, step));
-  }
   /// A pair of values of which a lane keeps the second if `second`.
   __device__ __forceinline__ static float meet(bool second, float x, float y, int step) {
-    return meet(second ? y : x, second ? x : y, step);
+    return meet_lane(second ? y : x, second ? x : y, step);
   }
 
   /// Each key's largest logit less log-sum-exp, of both kinds, over the warp's 16 rows. The eight lanes that hold a
@@ -162,13 +159,14 @@ class Scorer {
         for (int e = 0; e < 2; ++e) {
           const float x = s[8 * m + 4 * j + e];
           const float y = s[8 * m + 4 * j + 2 + e];
-          key[e] = meet(fmaxf(fmaf(x, p_.scale, keep[0]), fmaf(y, p_.scale, keep[1])),
-                        fmaxf(fmaf(x, p_.scale, send[0]), fmaf(y, p_.scale, send[1])), 4);
+          key[e] = meet_lane(fmaxf(fmaf(x, p_.scale, keep[0]), fmaf(y, p_.scale, keep[1])),
+                             fmaxf(fmaf(x, p_.scale, send[0]), fmaf(y, p_.scale, send[1])), 4);
         }
         eight[j] = meet(odd, key[0], key[1], 8);
       }
       const float logit = meet(upper, eight[0], eight[1], 16);
-      atomicMax(best + 16 * m, __float_as_int(exp2_fast(fminf(logit, kMostSelf))));
+      // A warp without rows of its own may hold NaN: they are no score.
+      atomicMax(best + 16 * m, __float_as_int(exp2_fast(fminf(fmaxf(logit, -INFINITY), kMostSelf))));
     }
   }
 

@@ -272,6 +272,11 @@ __device__ void add_keys(RowSums& rows, const HeldRows<kParts>& held, LaneTile t
   }
 }
 
+/// The larger of `kept` and what the lane `step` away holds of the same: it hands this lane's `sent` over.
+__device__ __forceinline__ float meet_lane(float kept, float sent, int step) {
+  return fmaxf(kept, __shfl_xor_sync(kFullWarp, sent, step));
+}
+
 /// (top, sum) takes in another pair.
 __device__ inline void merge_sums(float& top, float& sum, float other_top, float other_sum) {
   const float higher = fmaxf(top, other_top);

@@ -114,14 +114,16 @@ TEST_F(CudaGatedLinear, TwoProductsEqualTheirParts) {
   expect_near({.rows = 70, .in = 256, .out = 136, .has_work = false}, false);
 }
 
-/// Rows enough for the fused kernel: around its tiles of 256 rows and 128 columns, its stages of 64 values and its ring
-/// of four stages, with more tiles than the device has blocks.
+/// Rows enough for the fused kernel: around its tiles of 256 rows and 96 columns, two of them a cluster, its stages of
+/// 64 values and its ring of four stages; with more tiles than the device has blocks, of one to five steps.
 TEST_F(CudaGatedLinear, OneKernelAroundItsTiles) {
   for (const std::int64_t rows : {256, 257, 384, 511, 513})
     for (const std::int64_t in : {8, 56, 64, 72, 192, 256, 320})
       expect_near({.rows = rows, .in = in, .out = 136, .bias = rows % 2 == 0}, true);
-  for (const std::int64_t out : {8, 64, 120, 128, 264}) expect_near({.rows = 300, .in = 128, .out = out}, true);
-  expect_near({.rows = 5000, .in = 64, .out = 1024, .bias = true}, true);
+  for (const std::int64_t out : {8, 88, 96, 104, 184, 192, 200, 264})
+    expect_near({.rows = 300, .in = 128, .out = out}, true);
+  for (const std::int64_t in : {64, 128, 192, 256, 320})
+    expect_near({.rows = 5000, .in = in, .out = 1024, .bias = in != 256}, true);
   // Long rows: the ring of stages turns many times within a tile.
   for (const std::int64_t in : {1280, 2048, 2120}) expect_near({.rows = 600, .in = in, .out = 1040}, true);
 }
@@ -134,6 +136,8 @@ TEST_F(CudaGatedLinear, Fp8) {
       expect_near({.rows = rows, .in = in, .out = 208, .bias = bias, .fp8 = true}, rows >= 256 && !bias);
     }
   expect_near({.rows = 256, .in = 144, .out = 208, .fp8 = true}, true);
+  for (const std::int64_t in : {128, 256, 512, 640})
+    expect_near({.rows = 5000, .in = in, .out = 1024, .fp8 = true}, true);
   expect_near({.rows = 600, .in = 2064, .out = 1040, .fp8 = true}, true);
 }
 

@@ -6,6 +6,7 @@
 #include "device/cuda/cuda_device.h"
 #include "kernels/cuda/operand.h"
 #include "kernels/cuda/rope_linear_sm90.h"
+#include "purekv/error.h"
 #include "support/cuda.h"
 #include "support/device_weight.h"
 
@@ -110,12 +111,16 @@ class CudaRopeLinear : public CudaTest {
   Parts<std::uint16_t> run(Problem& p) const {
     poison(p);
     rope_linear(context_, p.device());
+    return parts(p);
+  }
+
+  Parts<std::uint16_t> parts(const Problem& p) const {
     const auto all = [&](const Buffer& b) { return to_host<std::uint16_t>(context_, b.data(), b.bytes() / 2); };
     return {all(p.q), all(p.keys), all(p.values)};
   }
 
   /// The CPU twin's, in the same places; gaps are zero.
-  Parts<float> on_host(const Problem& p) const {
+  Parts<float> on_host(const Problem& p, const NormOperand& norm = {}) const {
     const Case& c = p.size;
     const auto kv = static_cast<std::size_t>(c.shape.kv_heads * c.head_stride());
     Parts<float> out{std::vector<float>(static_cast<std::size_t>(c.rows * c.q_stride())), std::vector<float>(kv),
@@ -123,6 +128,7 @@ class CudaRopeLinear : public CudaTest {
     std::vector<float> work(static_cast<std::size_t>(c.rows * c.cols()));
     RopeLinearParams params = p.device();
     params.x = {p.x.data(), DType::kF32, c.rows, c.in, p.x_stride()};
+    params.norm = norm;
     params.w = p.w.host_operand(c.bias);
     params.work = {work.data(), DType::kF32, c.rows, c.cols(), c.cols()};
     params.to.cos = p.cos.data();
@@ -181,8 +187,8 @@ TEST_F(CudaRopeLinear, FewRowsGoThroughTheProduct) {
   expect_near({.rows = 70, .in = 256, .shape = {6, 2, 64}, .has_work = false}, false);
 }
 
-/// Around its tiles of 256 rows and 256 columns, its stages of 64 values and the steps at which it reads angles; heads
-/// that end within a tile, of one kind or another.
+/// Around its tiles of 256 rows and 128 columns, two of them a cluster, its stages of 64 values and the steps at which
+/// it reads angles; heads that end within a tile, of one kind or another.
 TEST_F(CudaRopeLinear, OneKernelAroundItsTiles) {
   for (const std::int64_t rows : {256, 257, 384, 511, 513})
     for (const std::int64_t in : {8, 64, 72, 192, 256, 320})
@@ -190,7 +196,9 @@ TEST_F(CudaRopeLinear, OneKernelAroundItsTiles) {
   for (const std::int64_t head_dim : {64, 128})
     for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {2, 1}, {7, 1}, {8, 2}, {3, 3}, {12, 2}, {28, 4}})
       expect_near({.rows = 300, .in = 136, .shape = {heads, kv_heads, head_dim}, .rows_behind = 5}, true);
-  expect_near({.rows = 5000, .in = 64, .shape = {28, 4, 128}}, true);
+  for (const std::int64_t in : {64, 128, 192, 256, 320})  // more tiles than the device has blocks
+    expect_near({.rows = 5000, .in = in, .shape = {6, 1, 128}, .bias = in != 256}, true);
+  expect_near({.rows = 5000, .in = 128, .shape = {14, 1, 64}}, true);
   expect_near({.rows = 600, .in = 2120, .shape = {16, 2, 128}}, true);  // the ring turns many times within a tile
 }
 
@@ -209,6 +217,38 @@ TEST_F(CudaRopeLinear, Fp8) {
         expect_near({.rows = rows, .in = in, .shape = {4, 1, head_dim}, .bias = rows != 321, .fp8 = true}, rows >= 256);
 }
 
+TEST_F(CudaRopeLinear, Fp8OfMoreTilesThanBlocks) {
+  if (!has_fp8(context_)) GTEST_SKIP() << "no fp8 arithmetic";
+  for (const std::int64_t in : {128, 256, 640})
+    expect_near({.rows = 5000, .in = in, .shape = {6, 1, 128}, .bias = in != 256, .fp8 = true}, true);
+}
+
+/// rms_norm before the product, by parts and in one kernel.
+TEST_F(CudaRopeLinear, NormedRows) {
+  for (const bool fp8 : {false, true}) {
+    if (fp8 && !has_fp8(context_)) continue;
+    for (const std::int64_t rows : {100, 300}) {
+      Problem p = make({.rows = rows, .in = 256, .shape = {3, 1, 128}, .fp8 = fp8});
+      const std::vector<float> weight = normal_floats(256, random_);
+      const Buffer device_weight = to_device(context_, weight);
+      const Buffer device_normed = poisoned(context_, rows * 256 * 2);
+      std::vector<float> normed(static_cast<std::size_t>(rows * 256));
+      const Parts<float> want =
+          on_host(p, {.weight = weight.data(), .eps = 1e-5F, .work = {normed.data(), DType::kF32, rows, 256, 256}});
+      RopeLinearParams params = p.device();
+      params.norm = {.weight = device_weight.as<float>(),
+                     .eps = 1e-5F,
+                     .work = {device_normed.data(), DType::kBF16, rows, 256, 256}};
+      rope_linear(context_, params);
+      const Parts<float> got = inside(p, parts(p));
+      const double bound = fp8 ? kFp8Bound : kBound;
+      EXPECT_LT(nmse(got.q, want.q), bound) << rows;
+      EXPECT_LT(nmse(got.keys, want.keys), bound) << rows;
+      EXPECT_LT(nmse(got.values, want.values), bound) << rows;
+    }
+  }
+}
+
 TEST_F(CudaRopeLinear, StridedRows) {
   expect_near({.rows = 300, .in = 136, .shape = {3, 1, 128}, .x_pad = 8}, true);
   expect_near({.rows = 300, .in = 136, .shape = {3, 1, 64}, .q_pad = 8, .kv_pad = 16, .rows_behind = 7}, true);
@@ -223,6 +263,20 @@ TEST_F(CudaRopeLinear, OtherShapesFallBack) {
     expect_near({.rows = 300, .in = 136, .shape = {3, 1, 128}, .x_pad = 4, .has_work = has_work}, false);
     expect_near({.rows = 300, .in = 136, .shape = {3, 1, 128}, .q_pad = 4, .has_work = has_work}, false);
     expect_near({.rows = 300, .in = 136, .shape = {3, 1, 128}, .kv_pad = 4, .has_work = has_work}, false);
+  }
+}
+
+/// fp8 rows off 16 bytes: neither the kernel nor, on the devices known, cuBLASLt takes them. No wrong result.
+TEST_F(CudaRopeLinear, Fp8RowsOffSixteenBytesAreRightOrRefused) {
+  if (!has_fp8(context_)) GTEST_SKIP() << "no fp8 arithmetic";
+  for (const bool has_work : {true, false}) {
+    Problem p = make({.rows = 300, .in = 136, .shape = {3, 1, 128}, .fp8 = true, .has_work = has_work});
+    ASSERT_FALSE(is_fused(p));
+    try {
+      EXPECT_LT(nmse(inside(p, run(p)).q, on_host(p).q), kFp8Bound);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kResource) << error.what();
+    }
   }
 }
 

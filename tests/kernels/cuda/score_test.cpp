@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -54,11 +55,23 @@ struct Layer {
 
 class CudaScore : public CudaTest {
  protected:
+  /// Queries of rows outside the frames become NaN: no frame's scores may know of them.
+  void poison_text(Layer& layer, const FrameTable& table) const {
+    const std::int64_t width = layer.shape.heads * layer.shape.head_dim;
+    std::vector<bool> is_text(static_cast<std::size_t>(table.rows), true);
+    for (const FrameSpan& frame : table.frames) std::fill_n(is_text.begin() + frame.start, frame.rows(), false);
+    for (std::int64_t row = 0; row < table.rows; ++row)
+      if (is_text[static_cast<std::size_t>(row)])
+        std::fill_n(layer.q.begin() + row * width, width, std::numeric_limits<float>::quiet_NaN());
+    layer.device_q = to_device(context_, round_to_bf16(layer.q));
+  }
+
   /// Both kernels that the GPU has. `hidden` lowers every row's log-sum-exp, as a pattern that hides keys of its own
   /// frame does.
   void expect_frames(const std::string& name, const HeadShape& shape, const FrameTable& table, float key_norm,
-                     float hidden) {
-    const Layer layer(context_, shape, table.rows, key_norm, random_);
+                     float hidden, bool text_is_nan = false) {
+    Layer layer(context_, shape, table.rows, key_norm, random_);
+    if (text_is_nan) poison_text(layer, table);
     std::vector<float> lse = normal_floats(shape.heads * table.rows, random_);
     for (float& x : lse) x += std::log(static_cast<float>(table.rows)) + key_norm * key_norm - hidden;
     const Buffer device_lse = to_device(context_, lse);
@@ -203,6 +216,20 @@ TEST_F(CudaScore, FramesOfUpTo256Cells) {
     expect_frames("group " + std::to_string(group), {.heads = group, .kv_heads = 1, .head_dim = 128}, small, 2, 0);
   const FrameTable many = make_table(9, {{150, 4, 5}, {60, 9, 12}, {40, 14, 14}}, 0, 9);
   expect_frames("many items", {.heads = 14, .kv_heads = 2, .head_dim = 128}, many, 1, 0);
+}
+
+/// A frame's last tile of queries has one cell and reads text rows behind it: a warp, or all but one, has no row.
+TEST_F(CudaScore, TextBehindAFrameStaysOutside) {
+  for (const std::int64_t head_dim : {64, 128}) {
+    expect_frames("10 cells", {.heads = 7, .kv_heads = 1, .head_dim = head_dim}, make_table(5, {{1, 2, 5}}, 0, 40), 1,
+                  0, true);
+    expect_frames("136 cells", {.heads = 14, .kv_heads = 2, .head_dim = head_dim}, make_table(5, {{1, 1, 136}}, 0, 40),
+                  1, 0, true);
+    expect_frames("260 cells", {.heads = 7, .kv_heads = 1, .head_dim = head_dim}, make_table(5, {{1, 13, 20}}, 0, 40),
+                  1, 0, true);
+    expect_frames("group 24", {.heads = 24, .kv_heads = 1, .head_dim = head_dim}, make_table(5, {{1, 3, 3}}, 0, 40), 1,
+                  0, true);
+  }
 }
 
 TEST_F(CudaScore, MostKeyHeads) {
