@@ -234,7 +234,10 @@ def test_rows_beyond_the_budget_are_named(stub, tmp_path):
 
 
 GTEST = """#!/bin/sh
-case "$*" in *list_tests*) printf 'CudaThing.\\n  Works\\n'; exit 0;; esac
+case "$*" in
+  *list_tests*filter=\\*CudaThing*) printf 'CudaThing.\\n  Works\\n'; exit 0;;
+  *list_tests*) MEMORY; exit 0;;
+esac
 echo '[       OK ] CudaThing.Works (1 ms)'
 echo "$*" | grep -q 'filter=[*]CudaThing[.][*]' || echo '[  FAILED  ] CudaThing.Filter (1 ms)'
 EXTRA
@@ -259,7 +262,7 @@ def tree(tmp_path):
         tool(name, "#!/bin/sh\n")
     tool("nvidia-smi", "#!/bin/sh\necho NVIDIA H200, 580\n")
     tool("compute-sanitizer", '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift 2; done\n"$@"\n')
-    tool("kernels_tests", GTEST.replace("EXTRA", ""), programs)
+    tool("kernels_tests", GTEST.replace("EXTRA", "").replace("MEMORY", ":"), programs)
 
     def run(*words, **environment):
         path = f"{bin_dir}{os.pathsep}{os.environ['PATH']}"
@@ -282,10 +285,20 @@ def test_gpu_script_runs_all_and_ends_with_its_table(tree):
 
 
 def test_gpu_script_tells_of_failures_and_crashes(tree):
-    tree.tool("kernels_tests", GTEST.replace("EXTRA", "exit 139"), tree.programs)
+    tree.tool("kernels_tests", GTEST.replace("EXTRA", "exit 139").replace("MEMORY", ":"), tree.programs)
     done = tree("tests")
     assert done.returncode == 1 and "kernels_tests ended with 139" in done.stderr
     assert done.stdout.splitlines()[-3].split()[:4] == ["kernels_tests", "1", "1", "0"]
+
+
+def test_gpu_script_sanitises_the_test_that_counts_memory_alone(tree):
+    counts = "printf 'CudaThing.\\n  OutOfMemory\\n'"
+    tree.tool("kernels_tests", GTEST.replace("EXTRA", "").replace("MEMORY", counts), tree.programs)
+    done = tree("tests")
+    names = [line.split()[:3] for line in done.stdout.splitlines() if line.startswith("kernels_tests")]
+    assert names == [["kernels_tests", "1", "0"], ["kernels_tests", "memcheck", "1"],
+                     ["kernels_tests", "memory", "memcheck"], ["kernels_tests", "racecheck", "1"],
+                     ["kernels_tests", "memory", "racecheck"]]
 
 
 def test_gpu_script_needs_a_gpu_and_known_words(tree):
