@@ -212,6 +212,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_frames_sm90(const __grid_co
 template <int D>
 void launch(const Context& context, const Params& params) {
   constexpr std::size_t kBytes = kTeams * Layout<D>::kBytes + 1024;  // the segment may begin 16-byte aligned
+  static_assert(kBytes <= kMostShared);
   static const bool allowed = (allow_shared(score_frames_sm90<D>, kBytes), true);
   static_cast<void>(allowed);
   const int blocks = std::min(context.cuda->sms, static_cast<int>(ceil_div(params.items, kTeams)));
@@ -223,8 +224,7 @@ void launch(const Context& context, const Params& params) {
 
 bool score_frame_sm90_takes(const Context& context, const FrameScoreParams& p) {
   const HeadShape& shape = p.shape;
-  if (context.cuda->capability != 90 || context.cuda->smem_bytes < frames::kTeams * frames::Layout<128>::kBytes + 1024)
-    return false;
+  if (context.cuda->capability != 90 || context.cuda->smem_bytes < frames::kMostShared) return false;
   if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || shape.group() > frames::kTileRows) return false;
   if (p.q.stride % 8 != 0 || !is_box_aligned(p.q.data) || p.kv.dtype != DType::kBF16) return false;
   return is_one_tensor(p.kv, shape.head_dim);

@@ -6,6 +6,9 @@
 /// Shared memory, barriers and the producer of the Hopper kernel for frame scores.
 namespace purekv::cuda::frames {
 
+/// What a block of a GPU of capability 9.0 can have; both kernels for frame scores take less.
+inline constexpr int kMostShared = 227 * 1024;
+
 inline constexpr int kTileRows = kCellTileRows;  ///< packed rows of an item: cells x heads of a group, cell-major
 inline constexpr int kWarpgroupRows = 64;
 inline constexpr int kTeams = 2;        ///< of a block, each with its items, shared memory and producer

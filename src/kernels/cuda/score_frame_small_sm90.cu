@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_small_frames_sm90(const __g
 template <int D>
 void launch(const Context& context, const Params& params) {
   constexpr std::size_t kBytes = Layout<D>::kBytes + 1024;  // the segment may begin 16-byte aligned
-  static_assert(kBytes <= 227 * 1024, "what every GPU of capability 9.0 has");
+  static_assert(kBytes <= kMostShared);
   static const bool allowed = (allow_shared(score_small_frames_sm90<D>, kBytes), true);
   static_cast<void>(allowed);
   const int blocks = std::min(context.cuda->sms, params.items);
