@@ -12,6 +12,13 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+/// The first byte of dynamic shared memory from which a swizzle of 128 bytes repeats: the segment itself may begin
+/// 16-byte aligned, so a kernel asks for 1,024 bytes more than it uses.
+__device__ __forceinline__ unsigned char* align_for_swizzle(unsigned char* raw) {
+  const std::uint32_t at = shared_address(raw);
+  return raw + ((1024 - (at & 1023)) & 1023);
+}
+
 // ---- mbarrier ----
 
 __device__ __forceinline__ void barrier_init(std::uint32_t barrier, int arrivals) {

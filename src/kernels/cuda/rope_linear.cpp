@@ -1,6 +1,5 @@
 #include "kernels/rope_linear.h"
 
-#include "kernels/cuda/gemv.h"
 #include "kernels/cuda/operand.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/rope_linear_sm90.h"

@@ -86,8 +86,7 @@ struct Shared {
   std::uint32_t address;
 
   __device__ Shared(unsigned char* raw, int team) {
-    const std::uint32_t at = hopper::shared_address(raw);
-    base = raw + ((1024 - (at & 1023)) & 1023) + team * L::kBytes;
+    base = hopper::align_for_swizzle(raw) + team * L::kBytes;
     address = hopper::shared_address(base);
   }
   __device__ std::uint32_t queries() const { return address; }

@@ -46,8 +46,7 @@ struct Shared {
   std::uint32_t address;
 
   __device__ explicit Shared(unsigned char* raw) {
-    const std::uint32_t at = hopper::shared_address(raw);
-    base = raw + ((1024 - (at & 1023)) & 1023);
+    base = hopper::align_for_swizzle(raw);
     address = hopper::shared_address(base);
   }
   __device__ std::uint32_t keys(unsigned load) const { return address + load % kKeySlots * L::kKeys; }
