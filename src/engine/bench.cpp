@@ -147,13 +147,11 @@ bool runs_in_one_stretch(const Context& context, double ms) {
   return context.backend == Backend::kCuda && ms < kShortMs;
 }
 
-/// Before such a stretch the card rests from the products of the ceiling: a peer's turn begins on a card that has
-/// rested while our process ended.
+/// Before such a stretch the card rests from the products of the ceiling, which no peer has right before its turn.
 constexpr std::chrono::milliseconds kRest{300};
 
-/// Groups of runs in a stretch: `repeat` runs in all, as a peer's turn has, but no median of fewer than five. A longer
-/// stretch ends at the power limit, where one of 60 ms does not come (the same attention: a median of 2.87 ms over 40
-/// runs on a rested card, 3.19 over the next 40).
+/// Groups of runs in a stretch: `repeat` runs in all, as a peer's turn has, but no median of fewer than five: how long
+/// a card computes in one go decides how near to its power limit it comes.
 std::int64_t groups_of(std::int64_t repeat, std::int64_t at_once) {
   constexpr std::int64_t kFewest = 5;
   return std::max((repeat + at_once - 1) / at_once, std::min(repeat, kFewest));
