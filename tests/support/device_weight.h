@@ -34,6 +34,13 @@ struct DeviceWeight {
     device_bias16 = to_device(context, narrow_bias);
   }
 
+  /// fp8: multiplies rows [first, first + count) by a power of two, exactly.
+  void scale_rows(const Context& context, std::int64_t first, std::int64_t count, float factor) {
+    for (std::int64_t i = first * in; i < (first + count) * in; ++i) values[static_cast<std::size_t>(i)] *= factor;
+    for (std::int64_t o = first; o < first + count; ++o) scales[static_cast<std::size_t>(o)] *= factor;
+    device_scales = to_device(context, scales);
+  }
+
   [[nodiscard]] LinearOperand operand(bool with_bias) const {
     return {.weight = {device.data(), fp8 ? DType::kFp8 : DType::kBF16, out, in, in},
             .bias = with_bias ? device_bias.as<float>() : nullptr,

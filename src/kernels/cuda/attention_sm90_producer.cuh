@@ -25,12 +25,12 @@ class Producer {
   }
 
  private:
-  /// Items blockIdx, blockIdx + gridDim, ... of the first rounds. Lane n holds the tile of round n of each 32, and its
-  /// segments are in L1 from then on, so that tiles of one step do not wait for their descriptors.
+  /// One item of each of the first rounds. Lane n holds the tile of round n of each 32, and its segments are in L1 from
+  /// then on, so that tiles of one step do not wait for their descriptors.
   __device__ void run_fixed() {
     for (int begin = 0; begin < p_.rounds; begin += 32) {
       const int count = min(32, p_.rounds - begin);
-      const int held_item = static_cast<int>(blockIdx.x + (begin + min(lane_, count - 1)) * gridDim.x);
+      const int held_item = fixed_item(begin + min(lane_, count - 1));
       const AttentionTile held = tile_of(held_item);
       asm volatile("" ::"r"(p_.segments[held.segment_begin].count));
       AttentionTile tile = from_lane(held, 0);
@@ -45,6 +45,15 @@ class Producer {
         mine = next_mine;
       }
     }
+  }
+
+  /// Blocks take turns there and back. Tiles come longest first: with the same order in every round the first block
+  /// falls behind the last one by more keys each time, until the blocks read K and V of a whole long head at once,
+  /// more than L2 holds (128k rows on an H200: 174 GB from memory).
+  __device__ int fixed_item(int round) const {
+    const auto block = static_cast<int>(blockIdx.x);
+    const auto blocks = static_cast<int>(gridDim.x);
+    return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
   }
 
   /// The last rounds go to whoever is free. Descriptors are read one and two items ahead.

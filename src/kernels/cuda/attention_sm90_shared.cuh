@@ -24,7 +24,7 @@ struct Params {
   std::int32_t* next;                    ///< hands out the items after the fixed rounds
   std::int32_t items;                    ///< tiles x KV heads
   std::int32_t tile_count, interleaved;  ///< this many first tiles come with all their heads, the rest head by head
-  std::int32_t rounds;                   ///< items n * blocks + block, n < rounds, are each block's own
+  std::int32_t rounds;                   ///< the first rounds * blocks items are handed out in fixed turns
   std::int32_t kv_heads, group, head_dim;
   std::int32_t tokens;  ///< query rows of a warpgroup: 64 / group
   float scale_log2;

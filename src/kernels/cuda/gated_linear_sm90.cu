@@ -21,9 +21,10 @@ enum class Term { kNone, kBias, kScale };
 struct GatedKernel {
   Product product;
   CUtensorMap gate, up;
-  std::uint16_t* out;  ///< bf16
+  void* out;  ///< bf16, or e4m3 with exponents
   std::int64_t out_stride;
   int cols;
+  PieceExponents exponents;
   const float *gate_terms, *up_terms;  ///< [cols]
 };
 
@@ -42,11 +43,11 @@ __device__ __forceinline__ float gated(float gate, float up) {
   return gate * fmaf(0.5F, tangent, 0.5F) * up;
 }
 
-/// silu(gate) * up of half of a warpgroup's rows.
+/// silu(gate) * up of half of a warpgroup's rows, from products and what belongs to rows and columns.
 template <Term kTerm>
-class StoreGated {
+class GatedHalf {
  public:
-  __device__ StoreGated(const GatedKernel& p, const Shared<GatedTile>& shared, int warpgroup)
+  __device__ GatedHalf(const GatedKernel& p, const Shared<GatedTile>& shared, int warpgroup)
       : p_(p), terms_(shared.terms(warpgroup)), warpgroup_(warpgroup), thread_(static_cast<int>(threadIdx.x) % 128) {}
 
   __device__ __forceinline__ void read(const Place& place, int half) {
@@ -58,44 +59,44 @@ class StoreGated {
     up_term_ = is_inside ? __ldg(p_.up_terms + col) : 0;
   }
 
-  __device__ __forceinline__ void store(const Place& place, int half, const GatedTile::Sums& d) const {
-    if (kTerm != Term::kNone && half == 0)
-      share(warpgroup_, [&] {
-        if (thread_ >= kOutCols) return;
-        terms_[thread_] = gate_term_;
-        terms_[kOutCols + thread_] = up_term_;
-      });
-    const int row = first_row(place, warpgroup_, half);
-    const int quad = thread_ % 4;
-#pragma unroll
-    for (int four = 0; four < kOutCols / 32; ++four) {
-      const int col = place.tile_col * kOutCols + four * 32 + quad * 8;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        std::uint32_t pairs[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int j = 4 * four + i;
-          const float* x = d + 4 * j + 2 * r;
-          pairs[i] = gated_pair(x, x + kOutCols / 2, 8 * j + 2 * quad, row_scales_.of[r]);
-        }
-        const uint4 eight = gather_group(pairs);
-        if (row + 8 * r < p_.product.rows && col < p_.cols)
-          *reinterpret_cast<uint4*>(p_.out + (row + 8 * r) * p_.out_stride + col) = eight;
-      }
-    }
+ protected:
+  __device__ __forceinline__ void share_terms(int half) const {
+    if (kTerm == Term::kNone || half > 0) return;
+    share(warpgroup_, [&] {
+      if (thread_ >= kOutCols) return;
+      terms_[thread_] = gate_term_;
+      terms_[kOutCols + thread_] = up_term_;
+    });
   }
 
- private:
-  __device__ __forceinline__ std::uint32_t gated_pair(const float* gate, const float* up, int col, float by) const {
+  /// Of this thread's row r, the pair of columns in group j of eight; `up` is multiplied by a power of two.
+  __device__ __forceinline__ float2 pair(const GatedTile::Sums& d, int r, int j, float factor = 1) const {
+    const float* gate = d + 4 * j + 2 * r;
+    const float* up = gate + kOutCols / 2;
+    const int col = 8 * j + 2 * (thread_ % 4);
     float2 g{0, 0};
     float2 u{0, 0};
     if constexpr (kTerm != Term::kNone) {
-      g = *reinterpret_cast<const float2*>(terms_ + col);
-      u = *reinterpret_cast<const float2*>(terms_ + kOutCols + col);
+      g = read_terms(terms_ + col);
+      u = read_terms(terms_ + kOutCols + col);
     }
-    return pack_bf16(gated(finished(gate[0], by, g.x), finished(up[0], by, u.x)),
-                     gated(finished(gate[1], by, g.y), finished(up[1], by, u.y)));
+    const float by = row_scales_.of[r];
+    return {gated(finished(gate[0], by, g.x), finished(up[0], by * factor, u.x)),
+            gated(finished(gate[1], by, g.y), finished(up[1], by * factor, u.y))};
+  }
+
+  const GatedKernel& p_;
+  float* terms_;
+  int warpgroup_, thread_;
+
+ private:
+  /// Volatile: kept for the next row, what is read would take registers that there are not.
+  __device__ __forceinline__ static float2 read_terms(const float* from) {
+    float2 two;
+    asm volatile("ld.volatile.shared.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(two.x), "=f"(two.y)
+                 : "r"(hopper::shared_address(from)));
+    return two;
   }
 
   /// What an accumulator stands for.
@@ -104,21 +105,200 @@ class StoreGated {
     return kTerm == Term::kBias ? sum + term : sum;
   }
 
-  const GatedKernel& p_;
-  float* terms_;
-  int warpgroup_, thread_;
   RowScales row_scales_;
   float gate_term_ = 0, up_term_ = 0;  ///< this thread's column of the tile
 };
 
-/// 2 * 2 * rows in cols FLOPs; what a tile and a step take stands in product_sm90.cuh. Writes 2 bytes an element of
-/// out. Measured on one H200 at its power limit, against the two products alone on cuBLASLt: 32,864 x 3,584 x 18,944
-/// bf16 13.3 ms (13.2), fp8 6.7 (6.8), 24,576 x 1,280 x 3,424 with biases 0.66 (0.69).
+/// Stores it in bf16.
 template <Term kTerm>
+class StoreGated : public GatedHalf<kTerm> {
+ public:
+  using GatedHalf<kTerm>::GatedHalf;
+
+  __device__ __forceinline__ void store(const Place& place, int half, const GatedTile::Sums& d) const {
+    this->share_terms(half);
+    const GatedKernel& p = this->p_;
+    const int row = first_row(place, this->warpgroup_, half);
+#pragma unroll
+    for (int four = 0; four < kOutCols / 32; ++four) {
+      const int col = place.tile_col * kOutCols + four * 32 + this->thread_ % 4 * 8;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        std::uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float2 two = this->pair(d, r, 4 * four + i);
+          pairs[i] = pack_bf16(two.x, two.y);
+        }
+        const uint4 eight = gather_group(pairs);
+        if (row + 8 * r < p.product.rows && col < p.cols)
+          *reinterpret_cast<uint4*>(static_cast<std::uint16_t*>(p.out) + (row + 8 * r) * p.out_stride + col) = eight;
+      }
+    }
+  }
+};
+
+/// Stores it in e4m3. A row's first 192 columns leave their exponents, of 32 columns each. In the others a warp takes
+/// those of its rows for granted, until a value does not fit: then it makes its part of the tile anew, with exponents
+/// of its own where they are needed.
+class StoreQuantized : public GatedHalf<Term::kScale> {
+ public:
+  using GatedHalf<Term::kScale>::GatedHalf;
+
+  __device__ __forceinline__ void read(const Place& place, int half) {
+    GatedHalf<Term::kScale>::read(place, half);
+    if (is_first()) return;
+    const int row = first_row(place, warpgroup_, half);
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      if (row + 8 * r < p_.product.rows)
+        least_[r] = max(__ldg(exponent(kPieces - 1, row + 8 * r)), __ldg(exponent(2 * kPieces - 1, row + 8 * r)));
+  }
+
+  __device__ __forceinline__ void store(const Place& place, int half, const GatedTile::Sums& d) const {
+    share_terms(half);
+    const int row = first_row(place, warpgroup_, half);
+    if (is_first() || !store_fitting(place, row, d)) store_widened(place, row, d);
+  }
+
+ private:
+  static constexpr int kPieces = kOutCols / PieceExponents::kCols;
+  static_assert(PieceExponents::kFirst == kCluster * kPieces);
+  static constexpr int kTop = 7;   ///< the largest value comes to lie in [2^7, 2^8) of e4m3's 448, ..
+  static constexpr int kRoom = 4;  ///< .. in the first columns, whose exponents the others take, so many powers below
+  static constexpr int kLeast = -100;
+  static constexpr unsigned kLowHalves = 0x5410;
+  static constexpr unsigned kHighHalves = 0x7632;
+
+  __device__ __forceinline__ bool is_first() const { return p_.product.first_col == 0; }
+
+  __device__ __forceinline__ std::int8_t* exponent(int piece, int row) const {
+    return p_.exponents.of_piece + static_cast<std::int64_t>(piece) * p_.product.rows + row;
+  }
+
+  __device__ __forceinline__ static float inverse_of(int exponent) { return __int_as_float((127 - exponent) << 23); }
+
+  __device__ __forceinline__ static std::uint32_t quantized(float2 two) {
+    std::uint16_t packed;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(two.y), "f"(two.x));
+    return packed;
+  }
+
+  /// The high bit of every byte that is 448, which larger values become too, or NaN.
+  __device__ __forceinline__ static std::uint32_t most_of(std::uint32_t four) {
+    return (four & 0x7F7F7F7FU) + 0x02020202U;
+  }
+
+  /// By the exponents of the first columns. False where a value of the warp's may be too large for them.
+  __device__ __forceinline__ bool store_fitting(const Place& place, int row, const GatedTile::Sums& d) const {
+    static_assert(kOutCols == 96);
+    std::uint32_t most = 0;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float factor = inverse_of(least_[r]);
+      // Two groups of eight columns a word, so that a lane of the quad gets 16 columns.
+      std::uint32_t sixteens[4];
+      std::uint32_t eights[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        sixteens[i] = quantized(pair(d, r, 2 * i, factor)) | quantized(pair(d, r, 2 * i + 1, factor)) << 16U;
+        eights[i] = quantized(pair(d, r, 8 + i, factor));
+        most |= most_of(sixteens[i]) | most_of(eights[i]);
+      }
+      const uint4 both = gather_group(sixteens);
+      const uint4 one = gather_group(eights);
+      if (row + 8 * r >= p_.product.rows) continue;
+      const int col = place.tile_col * kOutCols;
+      const int lane = thread_ % 4;
+      unsigned char* to = row_of(row + 8 * r) + col;
+      if (col + 16 * lane < p_.cols)
+        *reinterpret_cast<uint4*>(to + 16 * lane) = {
+            __byte_perm(both.x, both.y, kLowHalves), __byte_perm(both.z, both.w, kLowHalves),
+            __byte_perm(both.x, both.y, kHighHalves), __byte_perm(both.z, both.w, kHighHalves)};
+      if (col + 64 + 8 * lane < p_.cols) store_eight(to + 64 + 8 * lane, one);
+    }
+    return __all_sync(~0U, (most & 0x80808080U) == 0) != 0;
+  }
+
+  /// By exponents that 32 columns of a row need, or larger ones that are known before.
+  __device__ __forceinline__ void store_widened(const Place& place, int row, const GatedTile::Sums& d) const {
+    const int lane = thread_ % 4;
+    int exponents[2] = {is_first() ? kLeast : least_[0], is_first() ? kLeast : least_[1]};
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      const int number = place.tile_col * kPieces + piece;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float2 pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pairs[i] = pair(d, r, 4 * piece + i);
+        exponents[r] = max(exponent_of(pairs), exponents[r]);
+        const float factor = inverse_of(exponents[r]);
+        std::uint32_t codes[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) codes[i] = quantized({pairs[i].x * factor, pairs[i].y * factor});
+        const uint4 eight = gather_group(codes);
+        const int col = number * PieceExponents::kCols + 8 * lane;
+        if (row + 8 * r >= p_.product.rows) continue;
+        if (lane == 0) note(number, row + 8 * r, exponents[r], least_[r]);
+        if (col < p_.cols) store_eight(row_of(row + 8 * r) + col, eight);
+      }
+    }
+  }
+
+  /// The first columns leave every exponent, the others those above them; and their rows' largest.
+  __device__ __forceinline__ void note(int piece, int row, int own, int least) const {
+    if (!is_first() && own == least) return;
+    *exponent(piece, row) = static_cast<std::int8_t>(own);
+    if (!is_first()) atomicMax(p_.exponents.widest + row, own);
+  }
+
+  /// Of 32 columns of a row, which four lanes share. NaN counts as larger than infinity.
+  __device__ __forceinline__ int exponent_of(const float2 (&pairs)[4]) const {
+    unsigned top = 0;
+#pragma unroll
+    for (const float2 two : pairs)
+      top = max(top, max(__float_as_uint(two.x) & 0x7FFFFFFFU, __float_as_uint(two.y) & 0x7FFFFFFFU));
+    top = max(top, __shfl_xor_sync(~0U, top, 1));
+    top = max(top, __shfl_xor_sync(~0U, top, 2));
+    return static_cast<int>(top >> 23U) - 127 - kTop + (is_first() ? kRoom : 0);
+  }
+
+  __device__ __forceinline__ unsigned char* row_of(int row) const {
+    return static_cast<unsigned char*>(p_.out) + row * p_.out_stride;
+  }
+
+  __device__ __forceinline__ static void store_eight(unsigned char* to, const uint4& codes) {
+    *reinterpret_cast<uint2*>(to) = {__byte_perm(codes.x, codes.y, kLowHalves),
+                                     __byte_perm(codes.z, codes.w, kLowHalves)};
+  }
+
+  int least_[2] = {kLeast, kLeast};
+};
+
+/// 2 * 2 * rows in cols FLOPs; what a tile and a step take stands in product_sm90.cuh. Writes 2 bytes an element of
+/// out, or 1. Measured on one H200 at its power limit, against the two products alone on cuBLASLt: 32,864 x 3,584 x
+/// 18,944 bf16 13.3 ms (13.2), fp8 to bf16 6.7 (6.8), 24,576 x 1,280 x 3,424 with biases 0.66 (0.69).
+template <Term kTerm, class Store>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     gated_kernel(const __grid_constant__ GatedKernel p) {
   extern __shared__ __align__(1024) unsigned char raw[];
-  run<GatedTile, kTerm == Term::kScale, StoreGated<kTerm>>(p, GatedWeights{p}, raw);
+  run<GatedTile, kTerm == Term::kScale, Store>(p, GatedWeights{p}, raw);
+}
+
+template <Term kTerm, class Store = StoreGated<kTerm>>
+void launch_gated(const Context& context, const GatedKernel& p) {
+  launch<GatedTile, gated_kernel<kTerm, Store>>(context, p, "gated_linear_sm90");
+}
+
+/// The first tiles of all rows, whose exponents the others read.
+void launch_quantized(const Context& context, GatedKernel p) {
+  const int tiles = p.product.col_tiles;
+  p.product.col_tiles = 1;
+  launch_gated<Term::kScale, StoreQuantized>(context, p);
+  p.product.first_col = 1;
+  p.product.col_tiles = tiles - 1;
+  if (tiles > 1) launch_gated<Term::kScale, StoreQuantized>(context, p);
 }
 
 }  // namespace
@@ -135,8 +315,12 @@ bool gated_sm90_takes(const Context& context, const GatedProduct& product) {
   if (x.dtype != gate.dtype || x.dtype != up.dtype || (x.dtype != DType::kBF16 && x.dtype != DType::kFp8)) return false;
   if (x.dtype == DType::kFp8 && (product.gate.bias != nullptr || product.up.bias != nullptr)) return false;
   if ((product.gate.bias == nullptr) != (product.up.bias == nullptr)) return false;
-  return product.out.dtype == DType::kBF16 && is_aligned(x) && is_aligned(gate) && is_aligned(up) &&
-         is_aligned(product.out);
+  if (product.out.dtype != DType::kBF16 && (product.out.dtype != DType::kFp8 || x.dtype != DType::kFp8)) return false;
+  return is_aligned(x) && is_aligned(gate) && is_aligned(up) && is_aligned(product.out);
+}
+
+std::int64_t gated_sm90_pieces(std::int64_t ffn) {
+  return ceil_div(ffn, kCluster * kOutCols) * (kCluster * kOutCols / PieceExponents::kCols);
 }
 
 void gated_sm90(const Context& context, const GatedProduct& product) {
@@ -148,18 +332,20 @@ void gated_sm90(const Context& context, const GatedProduct& product) {
   PUREKV_ASSERT(x.cols == gate.cols && x.cols == up.cols && gate.rows == out.cols && up.rows == out.cols);
   PUREKV_ASSERT(!is_fp8 ||
                 (product.x_scales != nullptr && product.gate.scales != nullptr && product.up.scales != nullptr));
+  PUREKV_ASSERT((out.dtype == DType::kFp8) == (product.exponents.of_piece != nullptr));
   const GatedKernel p{.product = make_product(x, ceil_div(out.cols, kCluster * kOutCols), product.x_scales),
                       .gate = map_of(gate, kOutCols),
                       .up = map_of(up, kOutCols),
-                      .out = static_cast<std::uint16_t*>(out.data),
+                      .out = out.data,
                       .out_stride = out.stride,
                       .cols = static_cast<int>(out.cols),
+                      .exponents = product.exponents,
                       .gate_terms = is_fp8 ? product.gate.scales : product.gate.bias,
                       .up_terms = is_fp8 ? product.up.scales : product.up.bias};
-  constexpr auto kName = "gated_linear_sm90";
-  if (is_fp8) return launch<GatedTile, gated_kernel<Term::kScale>>(context, p, kName);
-  if (p.gate_terms != nullptr) return launch<GatedTile, gated_kernel<Term::kBias>>(context, p, kName);
-  launch<GatedTile, gated_kernel<Term::kNone>>(context, p, kName);
+  if (out.dtype == DType::kFp8) return launch_quantized(context, p);
+  if (is_fp8) return launch_gated<Term::kScale>(context, p);
+  if (p.gate_terms != nullptr) return launch_gated<Term::kBias>(context, p);
+  launch_gated<Term::kNone>(context, p);
 }
 
 }  // namespace purekv::cuda

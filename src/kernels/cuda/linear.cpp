@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "kernels/cuda/gated_linear_sm90.h"
 #include "kernels/cuda/gemv.h"
+#include "kernels/cuda/join_exponents.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/narrow.h"
 #include "kernels/cuda/operand.h"
@@ -13,7 +14,19 @@ namespace purekv::cuda {
 namespace {
 
 GatedProduct product_of(const Operand& operand, const GatedLinearParams& p) {
-  return {.x = operand.x, .x_scales = operand.scales.as<float>(), .gate = p.gate, .up = p.up, .out = p.out};
+  return {.x = operand.x,
+          .x_scales = operand.scales.as<float>(),
+          .gate = p.gate,
+          .up = p.up,
+          .out = p.out,
+          .exponents = {}};
+}
+
+/// To e4m3 in the memory of the bf16 rows.
+GatedProduct quantized_of(const Operand& operand, const GatedLinearParams& p) {
+  GatedProduct product = product_of(operand, p);
+  product.out = {p.out.data, DType::kFp8, p.out.rows, p.out.cols, p.out.cols};
+  return product;
 }
 
 }  // namespace
@@ -65,6 +78,24 @@ void multiply(const Context& context, const Operand& operand, const LinearOperan
 
 bool fuses_gated(const Context& context, const Operand& operand, const GatedLinearParams& p) {
   return gated_sm90_takes(context, product_of(operand, p));
+}
+
+bool quantizes_gated(const Context& context, const Operand& operand, const GatedLinearParams& p) {
+  return p.out.dtype == DType::kBF16 && p.out.cols % 16 == 0 && p.gate.weight.dtype == DType::kFp8 &&
+         gated_sm90_takes(context, quantized_of(operand, p));
+}
+
+Operand multiply_gated_quantized(const Context& context, const Operand& operand, const GatedLinearParams& p) {
+  GatedProduct product = quantized_of(operand, p);
+  const std::int64_t rows = product.out.rows;
+  const PieceExponentBuffer exponents(context, rows, gated_sm90_pieces(product.out.cols));
+  product.exponents = exponents.view;
+  gated_sm90(context, product);
+  Operand out;
+  out.scales = Buffer(context, rows * static_cast<std::int64_t>(sizeof(float)));
+  out.x = product.out;
+  join_exponents(context, product.out, product.exponents, out.scales.as<float>());
+  return out;
 }
 
 void multiply_gated(const Context& context, const Operand& operand, const GatedLinearParams& p) {

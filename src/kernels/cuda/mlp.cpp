@@ -17,6 +17,8 @@ void mlp(const Context& context, const MlpParams& p) {
   }
   const bool is_fp8 = p.down.weight.dtype == DType::kFp8 && p.gate.weight.dtype == DType::kFp8;
   Operand x = prepare(context, p.x, p.norm, p.gate.weight.dtype);
+  if (is_fp8 && quantizes_gated(context, x, gated))
+    return multiply(context, multiply_gated_quantized(context, x, gated), p.down, p.out, true);
   if (!is_fp8 || p.up_work.data == nullptr || fuses_gated(context, x, gated)) {
     multiply_gated(context, x, gated);
     x = Operand();  // its memory serves the next product

@@ -26,6 +26,12 @@ void multiply(const Context& context, const Operand& operand, const LinearOperan
 /// Whether one kernel makes the gated half of an MLP of what `prepare` made of p.x.
 bool fuses_gated(const Context& context, const Operand& operand, const GatedLinearParams& p);
 
+/// Whether it can make e4m3 at once, in the memory of p.out: fp8 weights, ffn on boundaries of 16.
+bool quantizes_gated(const Context& context, const Operand& operand, const GatedLinearParams& p);
+
+/// silu(x G^T) * (x U^T) in e4m3 as the next product takes it; its rows lie in the memory of p.out, without gaps.
+Operand multiply_gated_quantized(const Context& context, const Operand& operand, const GatedLinearParams& p);
+
 /// silu(x G^T) * (x U^T) of what `prepare` made of p.x: one kernel where there is one, else two products and SwiGLU.
 void multiply_gated(const Context& context, const Operand& operand, const GatedLinearParams& p);
 

@@ -58,6 +58,7 @@ struct Product {
   CUtensorMap x;
   int rows;
   int row_tiles, col_tiles;  ///< of a cluster
+  int first_col;             ///< tiles of a cluster before these
   int steps;                 ///< of a tile, along k
   const float* x_scales;     ///< [rows] fp8
 };
@@ -101,7 +102,7 @@ struct Place {
     const int size = min(p.row_tiles - first, kRowGroup);
     const int in_group = n % of_group;
     row = (first + in_group % size) * kTileRows;
-    tile_col = in_group / size * kCluster + static_cast<int>(rank);
+    tile_col = (p.first_col + in_group / size) * kCluster + static_cast<int>(rank);
   }
 };
 
@@ -314,6 +315,7 @@ inline Product make_product(const ConstMatrixView& x, std::int64_t col_tiles, co
           .rows = static_cast<int>(x.rows),
           .row_tiles = static_cast<int>(ceil_div(x.rows, kTileRows)),
           .col_tiles = static_cast<int>(col_tiles),
+          .first_col = 0,
           .steps = static_cast<int>(ceil_div(row_bytes, kLine)),
           .x_scales = x_scales};
 }

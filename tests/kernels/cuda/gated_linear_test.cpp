@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -105,6 +106,50 @@ class CudaGatedLinear : public CudaTest {
     EXPECT_EQ(run(p), got) << "the same bits from run to run";
   }
 
+  /// Rows of e4m3 and their scales.
+  struct Quantized {
+    std::vector<Float8> codes;
+    std::vector<float> scales;
+    bool operator==(const Quantized& other) const {
+      return scales == other.scales && std::equal(codes.begin(), codes.end(), other.codes.begin(), other.codes.end(),
+                                                  [](Float8 a, Float8 b) { return a.bits == b.bits; });
+    }
+  };
+
+  Quantized run_quantized(Problem& p) const {
+    const std::int64_t count = p.size.rows * p.size.out;
+    p.out = poisoned(context_, count * 2);
+    const GatedLinearParams params = p.device();
+    const cuda::Operand x = cuda::prepare(context_, params.x, params.norm, DType::kFp8);
+    EXPECT_TRUE(cuda::quantizes_gated(context_, x, params));
+    const cuda::Operand out = cuda::multiply_gated_quantized(context_, x, params);
+    for (const std::uint8_t byte : to_host<std::uint8_t>(context_, p.out.as<std::uint8_t>() + count, count))
+      EXPECT_EQ(byte, 0xFF) << "behind the rows of e4m3";
+    return {to_host<Float8>(context_, out.x.data, count), to_host<float>(context_, out.scales.data(), p.size.rows)};
+  }
+
+  /// Every value is the bf16 one in e4m3, by a scale that neither clips a row's largest value nor lets it vanish.
+  void expect_quantized(Problem& p) {
+    SCOPED_TRACE(testing::Message() << p.size.rows << " x " << p.size.in << " x " << p.size.out);
+    const Quantized got = run_quantized(p);
+    const std::vector<float> want = widen(run(p));
+    for (std::int64_t row = 0; row < p.size.rows; ++row) {
+      const float scale = got.scales[static_cast<std::size_t>(row)];
+      float most = 0;
+      for (std::int64_t i = row * p.size.out; i < (row + 1) * p.size.out; ++i) {
+        const float value = want[static_cast<std::size_t>(i)];
+        most = std::max(most, std::abs(value));
+        // Three bits of fraction; below 2^-6 steps of 2^-9, rounded once or twice.
+        ASSERT_NEAR(to_float(got.codes[static_cast<std::size_t>(i)]) * scale, value,
+                    std::max(std::abs(value) * 0x1p-4F, scale * 0x1p-9F))
+            << "row " << row << " column " << i % p.size.out;
+      }
+      ASSERT_LE(most, 448 * scale) << "row " << row;
+      ASSERT_TRUE(most >= 4 * scale || most == 0) << "row " << row << ": " << most << " at a scale of " << scale;
+    }
+    EXPECT_EQ(run_quantized(p), got) << "the same bits from run to run";
+  }
+
   std::mt19937 random_{31};
 };
 
@@ -174,6 +219,36 @@ TEST_F(CudaGatedLinear, Fp8RowsOffSixteenBytesAreRightOrRefused) {
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kResource) << error.what();
     }
+  }
+}
+
+/// The rows of the next product with fp8 weights: around the columns that share an exponent (32), tiles and clusters.
+TEST_F(CudaGatedLinear, QuantizedRowsAreTheBf16Ones) {
+  if (context_.cuda->capability != 90) GTEST_SKIP() << "one kernel makes them on a Hopper alone";
+  for (const std::int64_t rows : {256, 257, 515})
+    for (const std::int64_t out : {16, 32, 48, 96, 112, 192, 208, 288, 400}) {
+      Problem p = make({.rows = rows, .in = 144, .out = out, .fp8 = true});
+      expect_quantized(p);
+    }
+  Problem p = make({.rows = 5000, .in = 640, .out = 1024, .fp8 = true});
+  expect_quantized(p);
+}
+
+/// Columns far above the first 192, which have to widen their rows' scale, or far below; rows of zeros.
+TEST_F(CudaGatedLinear, QuantizedRowsWithOutliers) {
+  if (context_.cuda->capability != 90) GTEST_SKIP() << "one kernel makes them on a Hopper alone";
+  struct Rows {
+    std::int64_t first, count;
+    float factor;
+  };
+  for (const Rows& rows : {Rows{192, 208, 64}, {399, 1, 1024}, {0, 192, 64}, {0, 1, 4096}, {0, 400, 0x1p-40F}}) {
+    Problem p = make({.rows = 300, .in = 144, .out = 400, .fp8 = true});
+    p.gate.scale_rows(context_, rows.first, rows.count, rows.factor);
+    p.up.scale_rows(context_, rows.first, rows.count, rows.factor);
+    for (std::int64_t i = 7 * 144; i < 9 * 144; ++i) p.x[static_cast<std::size_t>(i)] = 0;
+    p.x_device = to_device(context_, round_to_bf16(p.x));
+    SCOPED_TRACE(testing::Message() << rows.factor << " from " << rows.first);
+    expect_quantized(p);
   }
 }
 
