@@ -136,6 +136,18 @@ TEST_F(AttentionSm90Test, CausalRows) {
   for (const std::int32_t rows : {1, 2, 9, 18, 19, 63, 64, 127, 128, 129, 300, 777}) check({}, dense(rows));
 }
 
+/// A device of few multiprocessors and little cache: blocks take many turns, there and back, one head after the other.
+TEST_F(AttentionSm90Test, ManyTurnsOfFewBlocks) {
+  CudaDevice small = *context_.cuda;
+  small.l2_bytes = 1 << 16;
+  context_.cuda = &small;
+  for (const int sms : {1, 2, 5}) {
+    small.sms = sms;
+    check({.heads = 14, .kv_heads = 2}, dense(sms == 5 ? 3000 : 1500));
+    check({.heads = 3, .kv_heads = 3, .head_dim = 64}, dense(1500));
+  }
+}
+
 TEST_F(AttentionSm90Test, HeadLayouts) {
   for (const auto& [heads, kv_heads] : std::vector<std::pair<std::int64_t, std::int64_t>>{
            {16, 2}, {64, 8}, {32, 8}, {40, 8}, {14, 2}, {3, 3}, {6, 2}, {15, 5}, {32, 2}, {2, 1}})
