@@ -129,6 +129,7 @@ class AttentionSm90Test : public CudaTest {
     return make_segment_plan(starts, kWholeBlocks);
   }
 
+  CudaDevice small_;
   std::mt19937 random_{20261125};
 };
 
@@ -138,11 +139,11 @@ TEST_F(AttentionSm90Test, CausalRows) {
 
 /// A device of few multiprocessors and little cache: blocks take many turns, there and back, one head after the other.
 TEST_F(AttentionSm90Test, ManyTurnsOfFewBlocks) {
-  CudaDevice small = *context_.cuda;
-  small.l2_bytes = 1 << 16;
-  context_.cuda = &small;
+  small_ = *context_.cuda;
+  small_.l2_bytes = 1 << 16;
+  context_.cuda = &small_;
   for (const int sms : {1, 2, 5}) {
-    small.sms = sms;
+    small_.sms = sms;
     check({.heads = 14, .kv_heads = 2}, dense(sms == 5 ? 3000 : 1500));
     check({.heads = 3, .kv_heads = 3, .head_dim = 64}, dense(1500));
   }
