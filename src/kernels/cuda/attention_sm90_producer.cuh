@@ -47,9 +47,9 @@ class Producer {
     }
   }
 
-  /// Blocks take turns there and back. Tiles come longest first: with the same order in every round the first block
-  /// falls behind the last one by more keys each time, until the blocks read K and V of a whole long head at once,
-  /// more than L2 holds (128k rows on an H200: 174 GB from memory, there and back 52).
+  /// Blocks take turns there and back. Causal tiles come longest first: with the same order in every round the first
+  /// block falls behind the last one by more keys each time, until the blocks read K and V of a whole long head at
+  /// once, more than L2 holds (128k rows on an H200: 174 GB from memory, there and back 52).
   __device__ int fixed_item(int round) const {
     const auto block = static_cast<int>(blockIdx.x);
     const auto blocks = static_cast<int>(gridDim.x);

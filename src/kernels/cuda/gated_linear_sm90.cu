@@ -164,9 +164,14 @@ class StoreQuantized : public GatedHalf<Term::kScale> {
  private:
   static constexpr int kPieces = kOutCols / PieceExponents::kCols;
   static_assert(PieceExponents::kFirst == kCluster * kPieces);
-  static constexpr int kTop = 7;   ///< the largest value comes to lie in [2^7, 2^8) of e4m3's 448, ..
-  static constexpr int kRoom = 4;  ///< .. in the first columns, whose exponents the others take, so many powers below
-  static constexpr int kLeast = -100;
+  /// Values from 432 on would be 448, which larger ones become too: [216, 432) is where the largest one comes to lie;
+  /// in the first columns, whose exponents the others take, so many powers of two below. Far more room costs fractions
+  /// below 2^-6, less costs widened rows: a trained model's rows have values far above their first 192.
+  static constexpr unsigned kTooLarge = 0x3FD80000 - 0x3F800000;  ///< fraction of 432 / 256 in float32
+  static constexpr int kTop = 8;
+  static constexpr int kRoom = 6;
+  static constexpr int kLeast = -100;     ///< 2^100 times what is not 0 stays finite for all but absurd rows
+  static constexpr int kNotFinite = 126;  ///< the exponent of infinity and NaN, above all others
   static constexpr unsigned kLowHalves = 0x5410;
   static constexpr unsigned kHighHalves = 0x7632;
 
@@ -233,7 +238,7 @@ class StoreQuantized : public GatedHalf<Term::kScale> {
 #pragma unroll
         for (int i = 0; i < 4; ++i) pairs[i] = pair(d, r, 4 * piece + i);
         exponents[r] = max(exponent_of(pairs), exponents[r]);
-        const float factor = inverse_of(exponents[r]);
+        const float factor = exponents[r] == kNotFinite ? __int_as_float(0x7FC00000) : inverse_of(exponents[r]);
         std::uint32_t codes[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) codes[i] = quantized({pairs[i].x * factor, pairs[i].y * factor});
@@ -253,7 +258,7 @@ class StoreQuantized : public GatedHalf<Term::kScale> {
     if (!is_first()) atomicMax(p_.exponents.widest + row, own);
   }
 
-  /// Of 32 columns of a row, which four lanes share. NaN counts as larger than infinity.
+  /// Of 32 columns of a row, which four lanes share: above the row's base where store_fitting() would say so.
   __device__ __forceinline__ int exponent_of(const float2 (&pairs)[4]) const {
     unsigned top = 0;
 #pragma unroll
@@ -261,7 +266,8 @@ class StoreQuantized : public GatedHalf<Term::kScale> {
       top = max(top, max(__float_as_uint(two.x) & 0x7FFFFFFFU, __float_as_uint(two.y) & 0x7FFFFFFFU));
     top = max(top, __shfl_xor_sync(~0U, top, 1));
     top = max(top, __shfl_xor_sync(~0U, top, 2));
-    return static_cast<int>(top >> 23U) - 127 - kTop + (is_first() ? kRoom : 0);
+    if (top >= 0x7F800000U) return kNotFinite;
+    return static_cast<int>((top + (0x800000U - kTooLarge)) >> 23U) - 127 - kTop + (is_first() ? kRoom : 0);
   }
 
   __device__ __forceinline__ unsigned char* row_of(int row) const {
@@ -316,6 +322,7 @@ bool gated_sm90_takes(const Context& context, const GatedProduct& product) {
   if (x.dtype == DType::kFp8 && (product.gate.bias != nullptr || product.up.bias != nullptr)) return false;
   if ((product.gate.bias == nullptr) != (product.up.bias == nullptr)) return false;
   if (product.out.dtype != DType::kBF16 && (product.out.dtype != DType::kFp8 || x.dtype != DType::kFp8)) return false;
+  if (product.out.dtype == DType::kFp8 && product.out.cols % 16 != 0) return false;
   return is_aligned(x) && is_aligned(gate) && is_aligned(up) && is_aligned(product.out);
 }
 

@@ -81,7 +81,7 @@ bool fuses_gated(const Context& context, const Operand& operand, const GatedLine
 }
 
 bool quantizes_gated(const Context& context, const Operand& operand, const GatedLinearParams& p) {
-  return p.out.dtype == DType::kBF16 && p.out.cols % 16 == 0 && p.gate.weight.dtype == DType::kFp8 &&
+  return p.out.dtype == DType::kBF16 && p.out.stride == p.out.cols && p.gate.weight.dtype == DType::kFp8 &&
          gated_sm90_takes(context, quantized_of(operand, p));
 }
 

@@ -6,6 +6,13 @@
 #include "kernels/cuda/quantize_fused.h"
 
 namespace purekv::cuda {
+namespace {
+
+/// Rows from which the gated kernel stores e4m3: its first columns are a launch of their own, which few rows do not
+/// fill.
+constexpr std::int64_t kLeastQuantized = 4096;
+
+}  // namespace
 
 void mlp(const Context& context, const MlpParams& p) {
   const MatrixView gate = p.gate_work.slice(0, p.x.rows);
@@ -17,8 +24,11 @@ void mlp(const Context& context, const MlpParams& p) {
   }
   const bool is_fp8 = p.down.weight.dtype == DType::kFp8 && p.gate.weight.dtype == DType::kFp8;
   Operand x = prepare(context, p.x, p.norm, p.gate.weight.dtype);
-  if (is_fp8 && quantizes_gated(context, x, gated))
-    return multiply(context, multiply_gated_quantized(context, x, gated), p.down, p.out, true);
+  if (is_fp8 && p.x.rows >= kLeastQuantized && quantizes_gated(context, x, gated)) {
+    const Operand inner = multiply_gated_quantized(context, x, gated);
+    x = Operand();
+    return multiply(context, inner, p.down, p.out, true);
+  }
   if (!is_fp8 || p.up_work.data == nullptr || fuses_gated(context, x, gated)) {
     multiply_gated(context, x, gated);
     x = Operand();  // its memory serves the next product
@@ -27,6 +37,7 @@ void mlp(const Context& context, const MlpParams& p) {
   const MatrixView up = p.up_work.slice(0, p.x.rows);
   multiply(context, x, p.gate, gate, false);
   multiply(context, x, p.up, up, false);
+  x = Operand();
   x = take_quantized(context, gate.rows, gate.cols);
   swiglu_quantize(context, gate, up, {x.quantized.view(), x.scales.as<float>()});
   multiply(context, x, p.down, p.out, true);

@@ -6,8 +6,8 @@
 
 namespace purekv::cuda {
 
-/// x of a product in its weight's type, with what it takes to hold it. The memory is stream-ordered: it may go back to
-/// the pool as soon as the product is queued.
+/// x of a product in its weight's type, with what it takes to hold it, if it is not the caller's. The memory is
+/// stream-ordered: it may go back to the pool as soon as the product is queued.
 struct Operand {
   Matrix narrowed, quantized;
   Buffer scales;
@@ -26,7 +26,7 @@ void multiply(const Context& context, const Operand& operand, const LinearOperan
 /// Whether one kernel makes the gated half of an MLP of what `prepare` made of p.x.
 bool fuses_gated(const Context& context, const Operand& operand, const GatedLinearParams& p);
 
-/// Whether it can make e4m3 at once, in the memory of p.out: fp8 weights, ffn on boundaries of 16.
+/// Whether it can make e4m3 at once, in the memory of p.out: fp8 weights, ffn a multiple of 16, no gaps between rows.
 bool quantizes_gated(const Context& context, const Operand& operand, const GatedLinearParams& p);
 
 /// silu(x G^T) * (x U^T) in e4m3 as the next product takes it; its rows lie in the memory of p.out, without gaps.

@@ -225,8 +225,8 @@ __device__ __forceinline__ void share(int warpgroup, const Write& write) {
   hopper::named_sync(1 + warpgroup, 128);
 }
 
-/// Four groups of eight bf16 columns of a row, of which each lane of a quad has a pair of columns in each: leaves lane
-/// n with all of group n, 16 bytes.
+/// Four groups of columns of a row, of which each lane of a quad has a word (a pair of columns in bf16) in each: leaves
+/// lane n with all of group n, in the order of lanes.
 __device__ __forceinline__ uint4 gather_group(std::uint32_t (&pairs)[4]) {
   const auto swap = [&](int a, int b, int lanes) {
     const bool upper = (threadIdx.x & static_cast<unsigned>(lanes)) != 0;

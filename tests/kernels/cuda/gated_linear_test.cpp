@@ -139,13 +139,13 @@ class CudaGatedLinear : public CudaTest {
       for (std::int64_t i = row * p.size.out; i < (row + 1) * p.size.out; ++i) {
         const float value = want[static_cast<std::size_t>(i)];
         most = std::max(most, std::abs(value));
-        // Three bits of fraction; below 2^-6 steps of 2^-9, rounded once or twice.
+        // Three bits of fraction, and the bf16 value's own rounding; below 2^-6 steps of 2^-9, rounded once or twice.
         ASSERT_NEAR(to_float(got.codes[static_cast<std::size_t>(i)]) * scale, value,
-                    std::max(std::abs(value) * 0x1p-4F, scale * 0x1p-9F))
+                    std::max(std::abs(value) * 0x1.04p-4F, scale * 0x1p-9F))
             << "row " << row << " column " << i % p.size.out;
       }
       ASSERT_LE(most, 448 * scale) << "row " << row;
-      ASSERT_TRUE(most >= 4 * scale || most == 0) << "row " << row << ": " << most << " at a scale of " << scale;
+      ASSERT_TRUE(most >= 3 * scale || most == 0) << "row " << row << ": " << most << " at a scale of " << scale;
     }
     EXPECT_EQ(run_quantized(p), got) << "the same bits from run to run";
   }
@@ -241,7 +241,8 @@ TEST_F(CudaGatedLinear, QuantizedRowsWithOutliers) {
     std::int64_t first, count;
     float factor;
   };
-  for (const Rows& rows : {Rows{192, 208, 64}, {399, 1, 1024}, {0, 192, 64}, {0, 1, 4096}, {0, 400, 0x1p-40F}}) {
+  for (const Rows& rows :
+       {Rows{192, 208, 64}, {399, 1, 1024}, {0, 192, 64}, {0, 1, 4096}, {0, 192, 0}, {0, 400, 0x1p-40F}}) {
     Problem p = make({.rows = 300, .in = 144, .out = 400, .fp8 = true});
     p.gate.scale_rows(context_, rows.first, rows.count, rows.factor);
     p.up.scale_rows(context_, rows.first, rows.count, rows.factor);
@@ -250,6 +251,64 @@ TEST_F(CudaGatedLinear, QuantizedRowsWithOutliers) {
     SCOPED_TRACE(testing::Message() << rows.factor << " from " << rows.first);
     expect_quantized(p);
   }
+}
+
+/// Whatever a row's neighbours are: other rows of the same warp are widened in one call and not in the other. Columns
+/// behind the first ones lie around the limit for most rows.
+TEST_F(CudaGatedLinear, QuantizedRowsAreTheirOwn) {
+  if (context_.cuda->capability != 90) GTEST_SKIP() << "one kernel makes them on a Hopper alone";
+  Problem p = make({.rows = 512, .in = 144, .out = 400, .fp8 = true});
+  for (DeviceWeight* weight : {&p.gate, &p.up}) weight->scale_rows(context_, 192, 208, 8);
+  const Quantized before = run_quantized(p);
+  const auto is_changed = [](std::int64_t row) { return row % 16 == 5; };
+  for (std::int64_t i = 0; i < 512 * 144; ++i)
+    if (is_changed(i / 144)) p.x[static_cast<std::size_t>(i)] *= i % 144 < 8 ? 64 : 1;
+  p.x_device = to_device(context_, round_to_bf16(p.x));
+  const Quantized after = run_quantized(p);
+  for (std::int64_t i = 0; i < 512 * 400; ++i) {
+    if (is_changed(i / 400)) continue;
+    const auto at = static_cast<std::size_t>(i);
+    const auto row = static_cast<std::size_t>(i / 400);
+    ASSERT_EQ(after.codes[at].bits, before.codes[at].bits) << "row " << row << " column " << i % 400;
+    ASSERT_EQ(after.scales[row], before.scales[row]) << "row " << row;
+  }
+  expect_quantized(p);
+}
+
+/// A row with a value that is no number shows it; the others stay as they are.
+TEST_F(CudaGatedLinear, QuantizedRowsThatAreNotFinite) {
+  if (context_.cuda->capability != 90) GTEST_SKIP() << "one kernel makes them on a Hopper alone";
+  Problem p = make({.rows = 300, .in = 144, .out = 400, .fp8 = true});
+  const Quantized before = run_quantized(p);
+  p.x[static_cast<std::size_t>(7 * 144 + 3)] = kNan;
+  p.x[static_cast<std::size_t>(40 * 144 + 3)] = std::numeric_limits<float>::infinity();
+  p.x_device = to_device(context_, round_to_bf16(p.x));
+  const Quantized after = run_quantized(p);
+  for (std::int64_t row = 0; row < 300; ++row) {
+    std::int64_t nans = 0;
+    for (std::int64_t i = row * 400; i < (row + 1) * 400; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      nans += (after.codes[at].bits & 0x7FU) == 0x7FU ? 1 : 0;
+      ASSERT_TRUE(row == 7 || row == 40 || after.codes[at].bits == before.codes[at].bits) << "row " << row;
+    }
+    EXPECT_EQ(nans > 0, row == 7 || row == 40) << "row " << row;
+  }
+}
+
+TEST_F(CudaGatedLinear, QuantizedRowsAreWholeAndOnSixteenBytes) {
+  if (context_.cuda->capability != 90) GTEST_SKIP() << "one kernel makes them on a Hopper alone";
+  const auto quantizes = [&](const Case& c) {
+    Problem p = make(c);
+    p.out = poisoned(context_, c.rows * p.out_stride() * 2);
+    const GatedLinearParams params = p.device();
+    const cuda::Operand x = cuda::prepare(context_, params.x, params.norm, params.gate.weight.dtype);
+    return cuda::quantizes_gated(context_, x, params);
+  };
+  EXPECT_TRUE(quantizes({.rows = 300, .in = 144, .out = 208, .fp8 = true}));
+  EXPECT_FALSE(quantizes({.rows = 300, .in = 144, .out = 200, .fp8 = true})) << "a column off 16";
+  EXPECT_FALSE(quantizes({.rows = 300, .in = 144, .out = 208, .fp8 = true, .out_pad = 16})) << "gaps";
+  EXPECT_FALSE(quantizes({.rows = 300, .in = 144, .out = 208})) << "bf16 weights";
+  EXPECT_FALSE(quantizes({.rows = 255, .in = 144, .out = 208, .fp8 = true})) << "few rows";
 }
 
 /// A NaN of x reaches its row and no other, one of a weight its column.

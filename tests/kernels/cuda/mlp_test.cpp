@@ -218,6 +218,9 @@ TEST_F(CudaMlp, Fp8) {
   for (const std::int64_t rows : {1, 16}) expect_all_near(rows, true, Path::kGemv);
   for (const std::int64_t rows : {17, 255}) expect_all_near(rows, true, Path::kTwoProducts);
   for (const std::int64_t rows : {256, 513}) expect_all_near(rows, true, Path::kOneKernel);
+  // The gated kernel stores e4m3.
+  for (const bool norm : {true, false})
+    expect_near({.rows = 4097, .norm = norm, .wide = norm, .fp8 = true, .has_up = false}, Path::kOneKernel);
 }
 
 /// Memory for x U^T is spared where the first call needs none; a short last call takes its own.
