@@ -9,7 +9,8 @@ namespace purekv::cuda {
 namespace {
 
 /// Rows from which the gated kernel stores e4m3: its first columns are a launch of their own, which few rows do not
-/// fill.
+/// fill. A prefill of the 7B shape on an H200, this way against bf16 rows and a pass: 6 % longer at 600 rows, 4 % at
+/// 1,100, equal at 2,100, 1.5 % shorter at 4,200, 4 % at 8,300.
 constexpr std::int64_t kLeastQuantized = 4096;
 
 }  // namespace

@@ -17,7 +17,7 @@
 namespace purekv::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 constexpr int kWarpgroups = kThreads / 128;
 constexpr int kWarpgroupRows = 64;
 constexpr int kPackThreads = 256;
@@ -81,8 +81,8 @@ __device__ void load_kind(const NormKernel& p, int head, long long first, bool n
   }
 }
 
-/// Begins y = v U, the widest k-step first: it writes every accumulator. No fence where the shape changes: the products
-/// of a warpgroup run in order, and with one ptxas serialises them (C7511).
+/// y = v U, the widest k-step first: it writes every accumulator. No fence where the shape changes: the products of a
+/// warpgroup run in order, and with one ptxas serialises them (C7511).
 template <int kParts>
 __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRows<kParts>& rows, std::uint32_t u) {
   hopper::wgmma_fence();
@@ -106,12 +106,16 @@ __device__ __forceinline__ void multiply(float (&y)[16 * kParts], const ScaledRo
       both(std::integral_constant<int, 32>());
   }
   hopper::wgmma_commit();
+  hopper::wgmma_wait<0>();
+  hopper::pin(y);
 }
 
-/// Adds sqrt(v^T y) of one head to norm [row g, g + 8].
+/// Adds sqrt(v^T U v) of one head to norm [row g, g + 8].
 template <int kParts>
-__device__ __forceinline__ void add_norms(const float (&y)[16 * kParts], const ScaledRows<kParts>& rows, float unscale,
-                                          float (&norm)[2]) {
+__device__ __forceinline__ void add_head(const ScaledRows<kParts>& rows, std::uint32_t u, float unscale,
+                                         float (&norm)[2]) {
+  float y[16 * kParts];
+  multiply<kParts>(y, rows, u);
   float square[2] = {};
 #pragma unroll
   for (int i = 0; i < 8 * kParts; ++i) {
@@ -126,48 +130,6 @@ __device__ __forceinline__ void add_norms(const float (&y)[16 * kParts], const S
     sum += __shfl_xor_sync(kFullWarp, sum, 1);
     sum += __shfl_xor_sync(kFullWarp, sum, 2);
     norm[half] += root(fmaxf(sum * unscale, 0.0F)) * rows.unscale[half];
-  }
-}
-
-/// The triangles of a KV head's group in shared memory, and a barrier for each.
-struct Triangles {
-  std::uint32_t at, bytes, barriers;
-  const float* unscale;
-  int group;
-};
-
-/// Adds all heads of a group: the next one's product runs while this one's is summed up.
-template <int kParts>
-__device__ __forceinline__ void add_heads(const ScaledRows<kParts>& rows, const Triangles& u, float (&norm)[2]) {
-  float even[16 * kParts];
-  float odd[16 * kParts];
-  const auto begin = [&](int g, float(&to)[16 * kParts]) {
-    hopper::barrier_wait(u.barriers + 8 * g, 0);
-    multiply<kParts>(to, rows, u.at + g * u.bytes);
-  };
-  const auto add = [&](int g, float(&y)[16 * kParts]) {
-    hopper::pin(y);
-    add_norms<kParts>(y, rows, u.unscale[g], norm);
-  };
-  begin(0, even);
-  int g = 0;
-  for (; g + 2 < u.group; g += 2) {
-    begin(g + 1, odd);
-    hopper::wgmma_wait<1>();
-    add(g, even);
-    begin(g + 2, even);
-    hopper::wgmma_wait<1>();
-    add(g + 1, odd);
-  }
-  if (g + 1 < u.group) {
-    begin(g + 1, odd);
-    hopper::wgmma_wait<1>();
-    add(g, even);
-    hopper::wgmma_wait<0>();
-    add(g + 1, odd);
-  } else {
-    hopper::wgmma_wait<0>();
-    add(g, even);
   }
 }
 
@@ -203,7 +165,11 @@ __global__ void __launch_bounds__(kThreads, 1) mean_norms_sm90(const NormKernel 
       load_kind<false, kParts>(p, head, first, novelty, rows);
     prefetch_rows(p.v.head[head], p.values, (unit + gridDim.x * kWarpgroups) / kinds * kWarpgroupRows, p.rows);
     float norm[2] = {};
-    add_heads<kParts>(rows, {triangles, kTriangleBytes<kParts>, barriers, p.unscale + head * p.group, p.group}, norm);
+    for (int g = 0; g < p.group; ++g) {
+      const float unscale = p.unscale[head * p.group + g];
+      hopper::barrier_wait(barriers + 8 * g, 0);
+      add_head<kParts>(rows, triangles + g * kTriangleBytes<kParts>, unscale, norm);
+    }
     float* to = novelty ? p.nov : p.out;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
