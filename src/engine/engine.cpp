@@ -122,8 +122,8 @@ std::int64_t prefill_bytes(const Context& context, const TextConfig& config, std
   const bool stores_qkv = rope_linear_stores(context, config.heads, at_once, config.hidden);
   const std::int64_t qkv = stores_qkv ? config.heads.qkv_cols() : 0;
   const bool stores_up = mlp_stores_up(context, at_once, config.hidden, config.ffn);
-  // fp8 weights read rows in a byte each and their scales; one copy at a time is there.
-  const std::int64_t copied = std::max({config.hidden, width, config.ffn}) + kFloat;
+  // fp8 weights read rows in a byte each, one copy at a time; beside it scales and an exponent for 32 inner values.
+  const std::int64_t copied = std::max({config.hidden, width, config.ffn}) + config.ffn / 32 + 5 * kFloat;
   const std::int64_t scaled = weights == DType::kFp8 ? copied : 0;
   const std::int64_t inner = config.ffn * (stores_up ? 2 : 1) * between + scaled;
   const std::int64_t row_wise = at_once * (between * (config.hidden + qkv) + inner);
