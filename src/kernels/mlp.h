@@ -15,7 +15,7 @@ struct MlpParams {
 };
 
 /// The SwiGLU MLP of a block: 6 rows hidden ffn FLOPs. With fp8 weights what lies between the products is scaled by
-/// rows as SwiGLU makes it: by a row's largest value, or, where one kernel makes the gated half, by a power of two.
+/// rows: by a row's largest value, or by a power of two where one kernel makes many rows of the gated half.
 void mlp(const Context& context, const MlpParams& params);
 
 /// Whether x U^T of so many rows has to be stored: false where one kernel makes both halves (Hopper, some hundred

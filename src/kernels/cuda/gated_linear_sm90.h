@@ -11,7 +11,7 @@ struct GatedProduct {
   const float* x_scales = nullptr;  ///< [rows] fp8 only
   LinearOperand gate, up;           ///< [ffn, in]; float32 biases
   MatrixView out;                   ///< [rows, ffn] bf16, or fp8 where x is
-  PieceExponents exponents;         ///< where out is fp8: gated_sm90_pieces(ffn) a row
+  PieceExponents exponents = {};    ///< where out is fp8: gated_sm90_pieces(ffn) a row
 };
 
 /// Whether there are rows enough to be worth it, everything on boundaries of 16 bytes.

@@ -14,12 +14,7 @@ namespace purekv::cuda {
 namespace {
 
 GatedProduct product_of(const Operand& operand, const GatedLinearParams& p) {
-  return {.x = operand.x,
-          .x_scales = operand.scales.as<float>(),
-          .gate = p.gate,
-          .up = p.up,
-          .out = p.out,
-          .exponents = {}};
+  return {.x = operand.x, .x_scales = operand.scales.as<float>(), .gate = p.gate, .up = p.up, .out = p.out};
 }
 
 /// To e4m3 in the memory of the bf16 rows.
